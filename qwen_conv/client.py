@@ -1,0 +1,68 @@
+"""Clients of the openai SDK that talk to Qwen, and to nobody else.
+
+This is the only module that imports openai, and it is itself imported when the first request is
+made. The SDK reads OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID, OPENAI_PROJECT_ID,
+OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS; the last four end up in its default headers. Here the
+default headers are said in full, so that none of them, nor the SDK's telemetry, reaches Qwen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+
+from qwen_conv._version import __version__
+
+
+class QwenClient(openai.OpenAI):
+    """The SDK's client for threads, with headers of our own."""
+
+    own_headers: Mapping[str, str] = {}
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """What every request carries besides the key."""
+        return _headers(self.own_headers)
+
+
+class AsyncQwenClient(openai.AsyncOpenAI):
+    """The SDK's client for tasks, with headers of our own.
+
+    It belongs to the event loop that it is first used in.
+    """
+
+    own_headers: Mapping[str, str] = {}
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """What every request carries besides the key."""
+        return _headers(self.own_headers)
+
+
+def connect(api_key: str, base_url: str, headers: Mapping[str, str]) -> QwenClient:
+    """A client for threads; it holds its connections until it is closed."""
+    client = QwenClient(api_key=api_key, base_url=base_url, organization="", project="")
+    client.own_headers = headers
+    return client
+
+
+def connect_async(api_key: str, base_url: str, headers: Mapping[str, str]) -> AsyncQwenClient:
+    """A client for the tasks of one event loop."""
+    client = AsyncQwenClient(api_key=api_key, base_url=base_url, organization="", project="")
+    client.own_headers = headers
+    return client
+
+
+def _headers(own: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "User-Agent": f"qwen-conv/{__version__}",
+        **own,
+    }
+
+
+StreamOfObjects = openai.Stream[object]
+AsyncStreamOfObjects = openai.AsyncStream[object]

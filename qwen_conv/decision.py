@@ -1,0 +1,458 @@
+"""What a turn sends: the one decision that everything else here carries out.
+
+`decide` is a pure function. It is given the caller's list of messages, what this process knows of
+the conversation, and what was read of it so far; it answers with one of
+
+    Attach    send these messages, the conversation holds the others
+    Look      that cannot be told yet: read this of the conversation, and ask again
+    Diverged  the list is not what the conversation holds, followed by new messages
+
+Two things vouch for a message: the *ledger*, what this process saw the service take (`Known`),
+and the *stamp* that travels with an answer. Where neither does, the conversation is read and
+compared whole. Position alone proves nothing, and neither does an equal text: people do say
+"yes" twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+from qwen_conv.errors import UsageError
+from qwen_conv.items import (
+    Fingerprint,
+    FunctionCall,
+    FunctionOutput,
+    Item,
+    Message,
+    Refusal,
+    Text,
+    fingerprints,
+)
+from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.stamps import Stamp
+
+UNDATED_TRUST = 24 * 60 * 60
+"""Seconds that a reading of the conversation vouches for it. Listed items carry no date
+(help.aliyun.com, "Conversations", list items; read 2026-11-20), so some may be about to expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message of the caller's list: what it is on the wire, and what it claims of its place.
+
+    Raises:
+        NotRepresentableError: The message cannot be sent at all.
+    """
+
+    items: tuple[Item, ...]
+    stamp: Stamp | None = None
+    said: tuple[Fingerprint, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "said", fingerprints(self.items))
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether a model said it; only an answer can say nothing, and be no item at all."""
+        return not self.items or any(
+            isinstance(item, FunctionCall)
+            or (isinstance(item, Message) and item.role == "assistant")
+            for item in self.items
+        )
+
+
+class Proof(NamedTuple):
+    """The ledger's word that a conversation ends with a list of so many `messages`.
+
+    `digest` stands for the list, within this process. `since` is when the oldest of them that
+    still has to be there was stored, in seconds since 1970.
+    """
+
+    messages: int
+    digest: int
+    since: float
+
+
+class LocalList:
+    """The caller's messages, oldest first, converted only where somebody looks.
+
+    Args:
+        messages: The messages of the framework.
+        entry_of: Converts one of them.
+        keys: What `key_of` of each converted message is.
+    """
+
+    def __init__(
+        self,
+        messages: Sequence[Any],
+        entry_of: Callable[[Any], Entry],
+        keys: tuple[Hashable, ...],
+    ) -> None:
+        self._messages = messages
+        self._entry_of = entry_of
+        self._keys = keys
+        self._entries: dict[int, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def entries(self, start: int = 0) -> tuple[Entry, ...]:
+        """The messages from `start` on.
+
+        Raises:
+            NotRepresentableError: One of them cannot be sent.
+        """
+        known = self._entries
+        for index in range(start, len(self._messages)):
+            if index not in known:
+                known[index] = self._entry_of(self._messages[index])
+        return tuple(known[index] for index in range(start, len(self._messages)))
+
+    def proven(self, proof: Proof | None, now: float) -> int:
+        """How many messages at the beginning the proof vouches for: all that it covers, or 0."""
+        if proof is None or proof.messages > len(self._keys) or now >= proof.since + ITEM_LIFETIME:
+            return 0
+        return proof.messages if hash(self._keys[: proof.messages]) == proof.digest else 0
+
+    def proof_with(self, answer: Hashable, since: float) -> Proof:
+        """The proof for this list and the answer that it was given."""
+        return Proof(len(self._keys) + 1, hash((*self._keys, answer)), since)
+
+
+class Known(NamedTuple):
+    """What this process knows of one conversation.
+
+    Attributes:
+        exists: The service said that it is there.
+        empty: It holds nothing.
+        head: The ids of what it ended with when this process last saw it, the response's first;
+            empty if that is not known.
+        proof: The list that this process saw it end with.
+    """
+
+    exists: bool = False
+    empty: bool = False
+    head: tuple[str, ...] = ()
+    proof: Proof | None = None
+
+
+class Look(NamedTuple):
+    """What has to be read before it can be decided.
+
+    `conversation`: whether it is there. `behind`: every item behind `item_id`. `everything`:
+    every item.
+    """
+
+    at: Literal["conversation", "behind", "everything"]
+    item_id: str | None = None
+
+
+class Seen(NamedTuple):
+    """What a look found, oldest first; `items` is `None` if `item_id` was not there."""
+
+    look: Look
+    items: tuple[Item, ...] | None
+
+
+class Attach(NamedTuple):
+    """Send these entries; the conversation holds what stands before them.
+
+    Attributes:
+        send: The messages to send, never empty.
+        why: What vouches for the others, in words.
+        take_back: An item that is stored already and has to be deleted before it is sent.
+        after: What the conversation ends with, for the next stamp; see `Stamp.after`.
+        since: When the oldest message of the list that is vouched for was stored.
+    """
+
+    send: tuple[Entry, ...]
+    why: str
+    take_back: str | None = None
+    after: str | None = None
+    since: float = 0.0
+
+
+class Diverged(NamedTuple):
+    """The list is not what the conversation holds, followed by new messages.
+
+    Attributes:
+        why: What does not fit, in words, without content.
+        new: What stands behind the last answer.
+    """
+
+    why: str
+    new: tuple[Entry, ...]
+
+
+def decide(
+    local: LocalList,
+    known: Known,
+    seen: Seen | None,
+    *,
+    base_url: str,
+    conversation_id: str,
+    now: float,
+) -> Attach | Look | Diverged:
+    """What to send of `local` to a conversation, what to read first, or why it cannot be.
+
+    Args:
+        local: The caller's messages, oldest first, at least one.
+        known: What this process knows of the conversation.
+        seen: What the last look found, if there was one.
+        base_url: The service that holds the conversation.
+        conversation_id: The conversation.
+        now: Seconds since 1970.
+
+    Raises:
+        UsageError: The conversation holds every message, and the last is an answer.
+        NotRepresentableError: A message cannot be sent.
+    """
+    if proven := local.proven(known.proof, now):
+        assert known.proof is not None  # noqa: S101 - proven says so
+        return _attach(
+            local.entries(proven),
+            "this process saw the conversation take the others",
+            after=known.head[0] if known.head else None,
+            since=known.proof.since,
+        )
+
+    entries = local.entries()
+    anchor = _last_stamped(entries, base_url, conversation_id)
+
+    if anchor < 0 and not any(entry.is_answer for entry in entries):
+        if not known.exists:
+            return Look("conversation")
+        after = "" if known.empty else None
+        return _attach(entries, "all messages are new", after=after, since=now)
+    if anchor < 0 and known.empty:
+        return _attach(entries, "the conversation is empty", after="", since=now)
+
+    if anchor >= 0:
+        held = _verified(entries, anchor, now)
+        if isinstance(held, str):
+            return Diverged(held, _new(entries))
+        stamp = entries[anchor].stamp
+        assert stamp is not None  # noqa: S101 - what an anchor is
+        if held and set(stamp.ids) & set(known.head):
+            return _attach(
+                entries[anchor + 1 :],
+                "the last answer's stamp is where the conversation ends",
+                stored=entries[anchor],
+                after=stamp.ids[0],
+                since=_oldest(entries, now),
+            )
+        if held and stamp.item_ids:
+            if seen is None:
+                return Look("behind", stamp.item_ids[-1])
+            if seen.look.at == "behind":
+                verdict = _compared(entries, anchor, seen.items, after=stamp.ids[0], now=now)
+                if isinstance(verdict, Attach):
+                    return verdict
+
+    # Nothing vouches for the messages, or not where the service says: it has to be read whole.
+    if seen is None or seen.look.at != "everything":
+        return Look("everything")
+    if not (seen.items or known.exists):
+        return Look("conversation")  # nothing listed may also mean that there is nothing to list
+    return _compared(entries, -1, seen.items, after=None, now=now)
+
+
+def settle(
+    local: LocalList,
+    plan: Attach,
+    *,
+    base_url: str,
+    conversation_id: str,
+    response_id: str,
+    item_ids: tuple[str, ...],
+    received: Sequence[Item],
+    now: float,
+) -> tuple[Stamp, Known]:
+    """What there is to remember of a turn that the service took.
+
+    Args:
+        local: The caller's messages.
+        plan: What was sent of them.
+        base_url: The service that holds the conversation.
+        conversation_id: The conversation.
+        response_id: The answer's response.
+        item_ids: The answer's items.
+        received: What the answer says, as the caller was given it.
+        now: Seconds since 1970. Our clock: a server's may be of another kind, and minutes do not
+            matter in seven days.
+
+    Returns:
+        The stamp for the answer, and what this process knows of the conversation now.
+    """
+    sent = tuple(chain.from_iterable(entry.said for entry in plan.send))
+    said = fingerprints(received)
+    stamp = Stamp(base_url, conversation_id, response_id, item_ids, now, sent, said, plan.after)
+    proof = local.proof_with(key_of(received), plan.since)
+    return stamp, Known(exists=True, head=stamp.ids, proof=proof)
+
+
+def _compared(
+    entries: tuple[Entry, ...],
+    anchor: int,
+    listed: tuple[Item, ...] | None,
+    *,
+    after: str | None,
+    now: float,
+) -> Attach | Diverged:
+    """Decides by what the conversation holds behind the anchor (-1: from its beginning)."""
+    rest = entries[anchor + 1 :]
+    held = None if listed is None else _leading(rest, listed)
+    if listed is None or held is None:
+        return Diverged("what it holds is not what stands before the new messages", _new(entries))
+    oldest = _oldest(entries, now)
+    if not held or not listed:
+        stored = entries[anchor] if anchor >= 0 else None
+        after = "" if anchor < 0 else after
+        return _attach(rest, "nothing came behind", stored=stored, after=after, since=oldest)
+    return _attach(
+        rest[held:],
+        "the conversation was read, and holds the others",
+        stored=rest[held - 1],
+        item_id=listed[-1].id,
+        since=min(oldest, now - ITEM_LIFETIME + UNDATED_TRUST),
+    )
+
+
+def _attach(
+    new: tuple[Entry, ...],
+    why: str,
+    *,
+    stored: Entry | None = None,
+    item_id: str | None = None,
+    after: str | None = None,
+    since: float,
+) -> Attach:
+    """Attaches the new messages, or takes the last stored one back if there are none."""
+    if new:
+        return Attach(new, why, None, after, since)
+    if stored is None or stored.is_answer:
+        raise UsageError(
+            "There is nothing new to send: the conversation holds every message of the list, and "
+            "the last one is an answer. Add a message."
+        )
+    if item_id is None and stored.stamp and stored.stamp.item_ids:
+        item_id = stored.stamp.item_ids[-1]
+    return Attach((stored,), "the last message is stored, but unanswered", item_id, None, since)
+
+
+def _last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str) -> int:
+    """Where the last message stands that claims to be in this conversation; -1 if none does."""
+    for index in range(len(entries) - 1, -1, -1):
+        stamp = entries[index].stamp
+        if stamp and stamp.conversation_id == conversation_id and stamp.base_url == base_url:
+            return index
+    return -1
+
+
+def _verified(entries: Sequence[Entry], anchor: int, now: float) -> bool | str:
+    """Whether the stamps vouch for every message up to the anchor; a text says what contradicts.
+
+    Walks backwards: an answer, what its turn sent, the answer before that. The beginning of the
+    list may be missing: the service has it still.
+    """
+    place = entries[anchor].stamp
+    assert place is not None  # noqa: S101 - what an anchor is
+    index, expected = anchor, None
+    while index >= 0:
+        entry = entries[index]
+        stamp = entry.stamp
+        if (
+            stamp is None
+            or stamp.conversation_id != place.conversation_id
+            or stamp.base_url != place.base_url
+        ):
+            return False
+        if stamp.expired(now):
+            return f"message {index + 1} is older than seven days, the service has forgotten it"
+        if entry.said != stamp.said:
+            return f"message {index + 1} was changed since it was stored"
+        if expected is not None and expected not in stamp.ids:
+            return f"something is missing or moved behind message {index + 1}"
+        sent = stamp.sent
+        index -= 1
+        while sent and index >= 0:
+            said = entries[index].said
+            if said != sent[len(sent) - len(said) :]:
+                return f"message {index + 1} is not what was sent there"
+            sent = sent[: len(sent) - len(said)]
+            index -= 1
+        if stamp.after is None and index >= 0:
+            return False  # nobody knew what the conversation ended with before that turn
+        expected = stamp.after
+    return True
+
+
+def _leading(entries: Sequence[Entry], listed: Sequence[Item]) -> int | None:
+    """How many entries at the beginning say exactly what was listed; `None` if no number does."""
+    content = fingerprints(listed)
+    found = _beginning(entries, content)
+    if found is None and not any(_is_system(item) for item in listed):
+        # Some services list system messages as the user's: docs.qwencloud.com, "List items",
+        # shows as `user` what "Conversations" creates as `system`; read 2026-11-20.
+        found = _beginning(
+            [Entry(tuple(map(_as_users, entry.items))) for entry in entries], content
+        )
+    return found
+
+
+def _beginning(entries: Sequence[Entry], content: tuple[Fingerprint, ...]) -> int | None:
+    found, total = None, 0
+    for count in range(len(entries) + 1):
+        total += len(entries[count - 1].said) if count else 0
+        if total < len(content):
+            continue  # too short, whatever it says
+        said = fingerprints([*chain.from_iterable(entry.items for entry in entries[:count])])
+        if said == content:
+            found = count
+        elif len(said) > len(content):
+            break
+    return found
+
+
+def _is_system(item: Item) -> bool:
+    return isinstance(item, Message) and item.role in {"system", "developer"}
+
+
+def _as_users(item: Item) -> Item:
+    return replace(item, role="user") if isinstance(item, Message) and _is_system(item) else item
+
+
+def _new(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """What is new if nothing is compared: what stands behind the last answer."""
+    last = max((index for index, entry in enumerate(entries) if entry.is_answer), default=-1)
+    return entries[last + 1 :]
+
+
+def key_of(items: Iterable[Item]) -> Hashable:
+    """A cheap value that is equal for two messages exactly if they say the same.
+
+    It is `(role, text)` for a message that is nothing but text, so that a framework's message of
+    that kind need not be converted to be told apart.
+    """
+    role, text = "assistant", ""
+    spoken = [item for item in items if isinstance(item, _SPOKEN)]
+    for item in spoken:
+        if not (
+            isinstance(item, Message)
+            and (item.role == role or len(spoken) == 1)
+            and all(isinstance(part, _WORDS) for part in item.content)
+        ):
+            return fingerprints(spoken)
+        role, text = item.role, text + item.text
+    return role, text
+
+
+_SPOKEN = (Message, FunctionCall, FunctionOutput)
+_WORDS = (Text, Refusal)
+
+
+def _oldest(entries: Iterable[Entry], now: float) -> float:
+    return min((entry.stamp.at for entry in entries if entry.stamp), default=now)

@@ -1,0 +1,176 @@
+"""The API's numbers, each with unit, source and the day it was read, and the checks against them.
+
+Every check raises before anything is sent, and says what to change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+from qwen_conv.errors import UsageError
+
+ITEMS_PER_REQUEST = 20
+"""Items in one `items` array of a create or an add. docs.qwencloud.com, "Conversations",
+Limitations; read 2026-11-20."""
+
+PAGE_SIZE = 100
+"""Items a list returns at most in one page (`limit`, 1 to 100, default 20). help.aliyun.com,
+"OpenAI compatible - Conversations", list items; read 2026-11-20."""
+
+METADATA_PAIRS = 16
+"""Key-value pairs a conversation's metadata holds. docs.qwencloud.com, "Conversations",
+Limitations; read 2026-11-20."""
+
+METADATA_KEY_CHARS = 64
+"""Characters of one metadata key. Source as for `METADATA_PAIRS`."""
+
+METADATA_VALUE_CHARS = 512
+"""Characters of one metadata value. Source as for `METADATA_PAIRS`."""
+
+ITEM_LIFETIME = 7 * 24 * 60 * 60
+"""Seconds that an item and a stored response live; a conversation itself does not expire.
+docs.qwencloud.com, "Multi-turn conversations", Important notes; read 2026-11-20."""
+
+TEMPERATURE_BELOW = 2.0
+"""`temperature` lies in [0, 2). The service's own refusal of 5, seen 2026-09-27 on
+`/compatible-mode/v1/responses`."""
+
+TOP_P_MOST = 1.0
+"""`top_p` lies in (0, 1]. The service's own refusal of 9, seen 2026-09-27."""
+
+OUTPUT_TOKENS_LEAST = 16
+"""`max_output_tokens` is at least this. The service's own refusal of 1, seen 2026-09-27."""
+
+_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]+")
+_PATH_SAFE_ID = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def checked_conversation_id(value: object) -> str:
+    """Returns `value` if it has the form of a conversation id (`conv_...`).
+
+    Raises:
+        UsageError: It has not: a name of your own is a `session_id`.
+    """
+    if isinstance(value, str) and _CONVERSATION_ID.fullmatch(value):
+        return value
+    raise UsageError(
+        f"{value!r} is not a conversation id: the service gives ids of the form conv_... . "
+        "Pass the id of an existing conversation, or a name of your own as session_id."
+    )
+
+
+def checked_path_id(value: object, what: str) -> str:
+    """Returns `value` if it can stand in a URL path as the id of `what`.
+
+    Raises:
+        UsageError: It is empty or holds a character that no id has.
+    """
+    if isinstance(value, str) and _PATH_SAFE_ID.fullmatch(value):
+        return value
+    raise UsageError(f"{value!r} is not the id of {what}: pass it as the service returned it.")
+
+
+def checked_items(items: tuple[object, ...], least: int = 0) -> None:
+    """Raises `UsageError` unless one request can carry this many items."""
+    if not least <= len(items) <= ITEMS_PER_REQUEST:
+        raise UsageError(
+            f"One request carries {least} to {ITEMS_PER_REQUEST} items, not {len(items)}; "
+            "qwen_conv.flows.append writes any number, in order, in as many requests as it takes."
+        )
+
+
+def checked_metadata(metadata: Mapping[str, str]) -> None:
+    """Raises `UsageError` unless a conversation can hold this metadata."""
+    if len(metadata) > METADATA_PAIRS:
+        raise UsageError(
+            f"Metadata holds at most {METADATA_PAIRS} pairs, not {len(metadata)}: drop some, or "
+            "join several values in one."
+        )
+    for key, value in metadata.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise UsageError(
+                f"Metadata is text to text, but {key!r} goes to a {type(value).__name__}: "
+                "write it as str."
+            )
+        if not 0 < len(key) <= METADATA_KEY_CHARS:
+            raise UsageError(
+                f"The metadata key {key!r} has {len(key)} characters; 1 to "
+                f"{METADATA_KEY_CHARS} are allowed."
+            )
+        if len(value) > METADATA_VALUE_CHARS:
+            raise UsageError(
+                f"The metadata value of {key!r} has {len(value)} characters; at most "
+                f"{METADATA_VALUE_CHARS} are allowed."
+            )
+        checked_text(key + value, f"the metadata pair {key!r}")
+
+
+def checked_text(text: str, where: str) -> str:
+    """Returns `text` if it can be sent at all, that is, written in UTF-8.
+
+    Raises:
+        UsageError: It holds a lone surrogate, half of a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"Character {error.start} of {where} is {text[error.start]!a}, half of a "
+            "character (a lone surrogate), which no JSON text can carry: decode the source with "
+            "errors='replace', or drop it."
+        ) from None
+    return text
+
+
+def checked_sampling(
+    *,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_output_tokens: int | None = None,
+    stop: Iterable[str] | None = None,
+) -> None:
+    """Raises `UsageError` unless the service takes these values; `None` is always taken."""
+    if temperature is not None and not 0 <= temperature < TEMPERATURE_BELOW:
+        raise UsageError(
+            f"temperature is {temperature}; the service takes 0 <= temperature < "
+            f"{TEMPERATURE_BELOW:g}."
+        )
+    if top_p is not None and not 0 < top_p <= TOP_P_MOST:
+        raise UsageError(f"top_p is {top_p}; the service takes 0 < top_p <= {TOP_P_MOST:g}.")
+    if max_output_tokens is not None and max_output_tokens < OUTPUT_TOKENS_LEAST:
+        raise UsageError(
+            f"max_tokens is {max_output_tokens}; the service takes {OUTPUT_TOKENS_LEAST} or more."
+        )
+    if stop is not None and (
+        isinstance(stop, str) or not all(isinstance(one, str) and one for one in stop)
+    ):
+        raise UsageError(f"stop is {stop!r}; pass a list of texts, none of them empty.")
+
+
+def checked_base_url(url: str, *, allow_plain_http: bool = False) -> str:
+    """Returns `url`, without a slash at its end, if a key may be sent there.
+
+    Raises:
+        UsageError: It is no http(s) address, it carries a password, or it is unencrypted and
+            leads off this machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise UsageError(
+            f"{url!r} is no base URL: it must begin with https:// and name a host, as "
+            "https://dashscope-intl.aliyuncs.com/compatible-mode/v1 does."
+        )
+    if parts.username or parts.password:
+        raise UsageError("The base URL carries a user or a password: pass the key as api_key.")
+    if parts.scheme == "http" and not allow_plain_http and not _is_loopback(parts.hostname):
+        raise UsageError(
+            f"http://{parts.hostname} would send the key unencrypted: use https://, or ask for it "
+            "with allow_plain_http=True."
+        )
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None

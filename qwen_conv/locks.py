@@ -1,0 +1,149 @@
+"""One turn at a time per conversation, first come, first served, for threads and tasks alike.
+
+The standard library's locks serve threads, or the tasks of one event loop; a conversation has one
+owner whoever it is. A waiting thread sleeps, a waiting task yields to its loop, and both stand in
+the same queue, so that turns keep the order in which they were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from concurrent.futures import Future
+from contextvars import ContextVar
+from weakref import WeakValueDictionary
+
+from qwen_conv.errors import ConversationBusyError
+
+
+class Holder:
+    """Who holds a lock, or waits for it. `release` gives it on."""
+
+    def __init__(self, lock: TurnLock) -> None:
+        self._lock: TurnLock | None = lock
+        self.loop = _running_loop()
+        self.turn: Future[None] | None = None  # set if it has to wait
+
+    @property
+    def lock(self) -> TurnLock | None:
+        """The lock, until it is released."""
+        return self._lock
+
+    def release(self) -> None:
+        """Hands the lock to whoever has waited longest; from any thread or task, and only once."""
+        lock, self._lock = self._lock, None
+        self.loop = None  # a released holder must not keep an event loop alive
+        if lock is not None:
+            lock._hand_over()  # noqa: SLF001 - the two are one mechanism
+
+
+_held_here: ContextVar[tuple[Holder, ...]] = ContextVar("_held_here", default=())
+"""The locks that this line of execution holds, or was begun by one that does: a stream's turn
+stays open between its chunks."""
+
+
+class TurnLock:
+    """A lock for threads and tasks; whoever waits gets it in the order of asking."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._holder: Holder | None = None
+        self._waiting: deque[tuple[Holder, Future[None]]] = deque()
+
+    def acquire(self) -> Holder:
+        """Takes the lock; sleeps until it is free.
+
+        Raises:
+            ConversationBusyError: This thread is what has to go on for the lock to become free.
+        """
+        me = self._enter(blocking=True)
+        if me.turn is not None:
+            try:
+                me.turn.result()
+            except BaseException:
+                self._give_up(me, me.turn)
+                raise
+        return self._entered(me)
+
+    async def acquire_async(self) -> Holder:
+        """Takes the lock; leaves the event loop free until then.
+
+        Raises:
+            ConversationBusyError: This task is what has to go on for the lock to become free.
+        """
+        me = self._enter(blocking=False)
+        if me.turn is not None:
+            try:
+                await asyncio.wrap_future(me.turn)
+            except BaseException:
+                self._give_up(me, me.turn)
+                raise
+        return self._entered(me)
+
+    def _enter(self, *, blocking: bool) -> Holder:
+        me = Holder(self)
+        with self._mutex:
+            if self._holder is None:
+                self._holder = me
+                return me
+            if self._never_ends(self._holder, me, blocking=blocking):
+                raise ConversationBusyError(
+                    "This conversation's turn is still open right here, and waiting for it would "
+                    "never end: read its stream to the end, or close it, before the next turn."
+                )
+            me.turn = Future()
+            self._waiting.append((me, me.turn))
+            return me
+
+    @staticmethod
+    def _never_ends(holder: Holder, me: Holder, *, blocking: bool) -> bool:
+        if blocking and me.loop is not None and holder.loop is me.loop:
+            return True  # sleeping here stops the event loop in which the holder would go on
+        # Tasks that LangChain starts for a call carry its context on, so this sees them too.
+        return holder in _held_here.get()
+
+    @staticmethod
+    def _entered(me: Holder) -> Holder:
+        held = [one for one in _held_here.get() if one.lock is not None]
+        _held_here.set((*held, me))
+        return me
+
+    def _give_up(self, me: Holder, turn: Future[None]) -> None:
+        # One who can no longer be cancelled was handed the lock in the moment of giving up.
+        if not turn.cancel():
+            me.release()
+
+    def _hand_over(self) -> None:
+        handed: Future[None] | None = None
+        with self._mutex:
+            self._holder = None
+            while self._waiting and handed is None:
+                holder, turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    self._holder, handed = holder, turn
+        if handed is not None:
+            handed.set_result(None)
+
+
+class TurnLocks:
+    """The locks of conversations and sessions, by name; one that nobody uses is forgotten."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._locks: WeakValueDictionary[str, TurnLock] = WeakValueDictionary()
+
+    def of(self, name: str) -> TurnLock:
+        """The lock of that name."""
+        with self._mutex:
+            lock = self._locks.get(name)
+            if lock is None:
+                lock = self._locks[name] = TurnLock()
+            return lock
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,121 @@
+"""Which conversation a session is: a user's own key -> a conversation's id.
+
+The service has no list of conversations and no names for them, so the application keeps this. A
+key means nothing on its own: the same one under another namespace, at another base URL or with
+another account is another session.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What names a session, compared to the letter.
+
+    Attributes:
+        namespace: Keeps applications apart that share a registry.
+        key: The user's own name.
+        base_url: The service that holds the conversation.
+        account: A fingerprint of the API key; never the key.
+    """
+
+    namespace: str
+    key: str
+    base_url: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A session and its conversation.
+
+    Attributes:
+        session: What names it.
+        conversation_id: The conversation that it is now.
+        state: "open"; others may come.
+        revision: 1, and 1 more with every change.
+        created: Seconds since 1970.
+        updated: Seconds since 1970.
+        schema_version: The form of this row.
+    """
+
+    session: Session
+    conversation_id: str
+    state: str
+    revision: int
+    created: float
+    updated: float
+    schema_version: int = SCHEMA_VERSION
+
+
+@runtime_checkable
+class Registry(Protocol):
+    """Where sessions are kept. Every method is one atomic step, safe from any thread."""
+
+    def get(self, session: Session) -> Row | None:
+        """The session's row, or `None` if it has none."""
+        ...
+
+    def bind(self, session: Session, conversation_id: str) -> Row:
+        """Binds a session that has no conversation; returns the row that is there afterwards.
+
+        If somebody else was first, theirs is returned: then the given conversation is not used.
+        """
+        ...
+
+    def rebind(self, row: Row, conversation_id: str) -> Row:
+        """Binds the session to another conversation, if the row is as given.
+
+        Returns the row that is there afterwards: somebody else's if they were first.
+        """
+        ...
+
+    def unbind(self, session: Session) -> None:
+        """Forgets the session; the conversation stays where it is."""
+        ...
+
+
+class MemoryRegistry:
+    """A registry that lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._rows: dict[Session, Row] = {}
+
+    def get(self, session: Session) -> Row | None:
+        """The session's row, or `None` if it has none."""
+        return self._rows.get(session)
+
+    def bind(self, session: Session, conversation_id: str) -> Row:
+        """Binds a session that has no conversation; returns the row that is there afterwards."""
+        now = time.time()
+        fresh = Row(session, conversation_id, "open", 1, now, now)
+        with self._mutex:
+            return self._rows.setdefault(session, fresh)
+
+    def rebind(self, row: Row, conversation_id: str) -> Row:
+        """Binds the session to another conversation, if the row is as given."""
+        fresh = replace(
+            row, conversation_id=conversation_id, revision=row.revision + 1, updated=time.time()
+        )
+        with self._mutex:
+            found = self._rows.get(row.session)
+            if found is None or found.revision == row.revision:
+                self._rows[row.session] = found = fresh
+            return found
+
+    def unbind(self, session: Session) -> None:
+        """Forgets the session; the conversation stays where it is."""
+        with self._mutex:
+            self._rows.pop(session, None)
+
+
+PROCESS_REGISTRY = MemoryRegistry()
+"""What hubs share that were given no registry: sessions are then known throughout the process."""

@@ -1,0 +1,360 @@
+"""A turn, from the caller's list of messages to an answer that is stored.
+
+`begin` finds the conversation, takes its lock and decides what to send; the shell sends it, whole
+or as a stream; `end` writes down what the service took. `take` is all three for a whole answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from types import MappingProxyType, TracebackType
+from typing import Literal, NamedTuple, Self
+
+from qwen_conv.api import Api
+from qwen_conv.calls import CreateResponse, DeleteConversation, DeleteItem, RetrieveConversation
+from qwen_conv.decision import (
+    Attach,
+    Diverged,
+    LocalList,
+    Look,
+    Seen,
+    decide,
+    settle,
+)
+from qwen_conv.errors import (
+    ConversationLockedError,
+    ConversationNotFoundError,
+    DivergedError,
+    KeyRefusedError,
+    NotFoundError,
+    PermissionRefusedError,
+    RequestRefusedError,
+    UsageError,
+)
+from qwen_conv.flows import create, read
+from qwen_conv.hub import QwenConversations
+from qwen_conv.items import Item, Json
+from qwen_conv.ledger import UNKNOWN
+from qwen_conv.limits import checked_conversation_id
+from qwen_conv.locks import Holder
+from qwen_conv.registry import Row
+from qwen_conv.responses import Response
+from qwen_conv.stamps import Stamp
+
+logger = logging.getLogger("qwen_conv")
+
+OnDivergence = Literal["rebase", "raise", "ignore"]
+Decision = Literal["attached", "stateless", "chained", "rebased"]
+
+_NOT_RUN = (
+    RequestRefusedError,
+    NotFoundError,
+    KeyRefusedError,
+    PermissionRefusedError,
+    ConversationLockedError,
+)
+"""After one of these the conversation is as it was."""
+
+
+class TurnRequest(NamedTuple):
+    """What a turn is to do.
+
+    Attributes:
+        local: The caller's messages, oldest first, without the system prompt.
+        model: The model's name.
+        instructions: The system prompt.
+        settings: Every other parameter, as it goes over the wire.
+        stream: Whether the answer comes as events.
+        conversation_id: The conversation to go on with.
+        session: The key of the session to go on with.
+        previous_response_id: The response to follow, which the caller looks after.
+        on_divergence: What to do if the list is not what the conversation holds, followed by new
+            messages: begin a new conversation ("rebase": only with a session, whose key is then
+            bound to it), refuse ("raise"), or send what stands behind the last answer ("ignore").
+            `None`: "rebase" with a session, "raise" with a bare id.
+    """
+
+    local: LocalList
+    model: str
+    instructions: str | None = None
+    settings: Json = MappingProxyType({})
+    stream: bool = False
+    conversation_id: str | None = None
+    session: str | None = None
+    previous_response_id: str | None = None
+    on_divergence: OnDivergence | None = None
+
+    def check(self) -> None:
+        """Raises `UsageError` unless the turn can be begun at all."""
+        ways = [self.conversation_id, self.session, self.previous_response_id]
+        if sum(way is not None for way in ways) > 1:
+            raise UsageError(
+                "A turn follows one thing: pass one of conversation_id, session_id and "
+                "previous_response_id."
+            )
+        if self.conversation_id is not None:
+            checked_conversation_id(self.conversation_id)
+            if self.on_divergence == "rebase":
+                raise UsageError(
+                    "on_divergence='rebase' binds the key of a session to a new conversation, and "
+                    "a bare conversation_id has none: pass a session_id, or another on_divergence."
+                )
+        if self.session is not None and not self.session:
+            raise UsageError("session_id is empty: pass a name of your own.")
+        if not len(self.local):
+            raise UsageError(
+                "There is nothing to send: pass at least one message that is no system prompt."
+            )
+
+
+@dataclass(slots=True)
+class Turn:
+    """A turn that was begun: what to send, and the locks that are held until it has ended.
+
+    It is the context of the sending: if that does not reach its end, and the service did not
+    refuse it either, the ledger forgets what the conversation ends with.
+    """
+
+    hub: QwenConversations
+    request: TurnRequest
+    decision: Decision
+    why: str
+    plan: Attach
+    conversation_id: str | None = None
+    rebind: Row | None = None
+    holders: list[Holder] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def call(self) -> CreateResponse:
+        """What to send.
+
+        Raises:
+            UsageError: It is nothing.
+        """
+        request = self.request
+        return CreateResponse(
+            request.model,
+            tuple(chain.from_iterable(entry.items for entry in self.plan.send)),
+            conversation_id=self.conversation_id,
+            previous_response_id=request.previous_response_id,
+            instructions=request.instructions,
+            store=False if self.decision == "stateless" else None,
+            settings=request.settings,
+            stream=request.stream,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.conversation_id and not self.ended and not isinstance(error, _NOT_RUN):
+            self.hub.ledger.forget_end(self.conversation_id)
+        self.release(error)
+
+    def release(self, error: BaseException | None) -> None:
+        """Releases the locks; tells what to do about a conversation that is gone."""
+        for holder in reversed(self.holders):
+            holder.release()
+        if isinstance(error, ConversationNotFoundError) and self.conversation_id:
+            self.hub.ledger.note(self.conversation_id, UNKNOWN)
+            if self.request.session is not None:
+                way_out = "hub.forget_session(key) lets its next turn begin a new conversation."
+                bound = f"The session {self.request.session!r} is bound to it: {way_out}"
+                error.args = (f"{error} {bound}",)
+
+
+class Outcome(NamedTuple):
+    """What a turn came to.
+
+    Attributes:
+        response: The answer.
+        model: The model that was asked.
+        decision: "attached", "rebased", "stateless" or "chained" (to an earlier response).
+        why: What was decided by, in words, without content.
+        stamp: Where the answer is stored; `None` if it is in no conversation.
+    """
+
+    response: Response
+    model: str
+    decision: Decision
+    why: str
+    stamp: Stamp | None
+
+
+async def take(api: Api, request: TurnRequest) -> Outcome:
+    """Takes a turn whose answer comes whole.
+
+    Raises:
+        UsageError: There is nothing new to send, or something cannot be sent.
+        DivergedError: The list is not what the conversation holds, and nothing else was asked for.
+        ServiceError: The service refused.
+        NoReplyError: Nothing came back.
+    """
+    with await begin(api, request) as turn:
+        response = await api.send(turn.call)
+        return await end(api, turn, response, response.output)
+
+
+async def begin(api: Api, request: TurnRequest) -> Turn:
+    """Finds the conversation, takes its lock, and decides what to send; see `take`."""
+    request.check()
+    hub = api.hub
+    if request.conversation_id is None and request.session is None:
+        chained = request.previous_response_id is not None
+        plan = Attach(request.local.entries(), "nothing selects a conversation")
+        why = "it follows the response that was passed" if chained else plan.why
+        return Turn(hub, request, "chained" if chained else "stateless", why, plan)
+    turn = Turn(hub, request, "attached", "", Attach((), ""), request.conversation_id)
+    try:
+        await _plan(api, turn)
+    except BaseException as error:
+        turn.release(error)
+        raise
+    logger.info(
+        "turn %s: conversation=%s messages=%d sent=%d why=%s",
+        turn.decision,
+        turn.conversation_id,
+        len(request.local),
+        len(turn.plan.send),
+        turn.why,
+    )
+    return turn
+
+
+async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]) -> Outcome:
+    """Writes down what the service took.
+
+    Args:
+        api: The api that the turn was begun with.
+        turn: The turn.
+        response: The answer, which the service has stored by now.
+        received: The answer's items as the caller was given them.
+    """
+    if turn.conversation_id is None:
+        return Outcome(response, turn.request.model, turn.decision, turn.why, None)
+    hub = api.hub
+    stamp, known = settle(
+        turn.request.local,
+        turn.plan,
+        base_url=hub.base_url,
+        conversation_id=turn.conversation_id,
+        response_id=response.id,
+        item_ids=tuple(item.id for item in response.output if item.id),
+        received=received,
+        now=int(hub.clock()),
+    )
+    hub.ledger.note(turn.conversation_id, known)
+    if turn.rebind is not None:
+        await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
+    turn.ended = True
+    return Outcome(response, turn.request.model, turn.decision, turn.why, stamp)
+
+
+async def _plan(api: Api, turn: Turn) -> None:
+    """Finds out the turn's conversation, and what to send to it."""
+    request, row = turn.request, None
+    if request.session is not None:
+        turn.holders.append(await api.lock(f"session {request.session}"))
+        row = await _row(api, request.session, request.local)
+        turn.conversation_id = row.conversation_id
+    conversation_id = turn.conversation_id
+    assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
+    turn.holders.append(await api.lock(conversation_id))
+    verdict = await _decided(api, request.local, conversation_id)
+    if isinstance(verdict, Attach):
+        turn.plan, turn.why = verdict, verdict.why
+    else:
+        await _part(api, turn, verdict, row)
+    if turn.plan.take_back:
+        _ = turn.call  # nothing is taken back for a turn that could not be sent
+        api.hub.ledger.forget_end(conversation_id)
+        await api.send(DeleteItem(conversation_id, turn.plan.take_back))
+
+
+async def _row(api: Api, key: str, local: LocalList) -> Row:
+    """The session's row; its conversation is created if it has none yet."""
+    registry, session = api.hub.registry, api.hub.session(key)
+    row = await api.ask(registry.get, session)
+    if row is not None:
+        return row
+    local.entries()  # what cannot be sent is refused before anything is created
+    conversation = await create(api)
+    row = await api.ask(registry.bind, session, conversation.id)
+    if row.conversation_id != conversation.id:  # another process was first
+        await api.send(DeleteConversation(conversation.id))
+    return row
+
+
+async def _decided(api: Api, local: LocalList, conversation_id: str) -> Attach | Diverged:
+    """Asks for the decision, and reads what it has to be told, until it is made."""
+    hub = api.hub
+    seen: Seen | None = None
+    while True:
+        verdict = decide(
+            local,
+            hub.ledger.of(conversation_id),
+            seen,
+            base_url=hub.base_url,
+            conversation_id=conversation_id,
+            now=hub.clock(),
+        )
+        if not isinstance(verdict, Look):
+            return verdict
+        if verdict.at == "conversation":
+            await _checked(api, conversation_id)
+        else:
+            seen = await _seen(api, conversation_id, verdict)
+
+
+async def _checked(api: Api, conversation_id: str) -> None:
+    """Makes sure that a conversation is there: some services ignore an unknown id silently."""
+    await api.send(RetrieveConversation(conversation_id))
+    known = api.hub.ledger.of(conversation_id)
+    api.hub.ledger.note(conversation_id, known._replace(exists=True))
+
+
+async def _seen(api: Api, conversation_id: str, look: Look) -> Seen:
+    """Reads what the decision has to be told."""
+    try:
+        items = await read(api, conversation_id, after=look.item_id)
+    except (NotFoundError, RequestRefusedError):
+        # Either the conversation is gone, or the item to read behind is.
+        await _checked(api, conversation_id)
+        if look.item_id is None:
+            raise
+        return Seen(look, None)
+    if look.item_id is not None and any(item.id == look.item_id for item in items):
+        return Seen(look, None)  # the server took no notice of where to begin
+    if items or look.item_id is not None:
+        known = api.hub.ledger.of(conversation_id)
+        api.hub.ledger.note(conversation_id, known._replace(exists=True))
+    return Seen(look, items)
+
+
+async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> None:
+    """Does what was asked for if the list is not what the conversation holds."""
+    request = turn.request
+    match request.on_divergence or ("raise" if row is None else "rebase"):
+        case "ignore":
+            if not verdict.new:
+                raise UsageError("There is nothing new to send: the list ends with an answer.")
+            turn.plan = Attach(verdict.new, verdict.why, since=api.hub.clock())
+            turn.why = f"asked to ignore that {verdict.why}"
+        case "rebase":
+            turn.conversation_id = (await create(api)).id
+            turn.holders.append(await api.lock(turn.conversation_id))
+            entries = request.local.entries()
+            turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())
+            turn.decision, turn.why, turn.rebind = "rebased", verdict.why, row
+        case _:
+            assert turn.conversation_id is not None  # noqa: S101 - there is one to part from
+            raise DivergedError(turn.conversation_id, verdict.why)
