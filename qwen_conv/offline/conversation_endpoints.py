@@ -1,0 +1,152 @@
+"""The offline server's Conversations API: eight endpoints."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from qwen_conv.errors import UsageError
+from qwen_conv.limits import ITEMS_PER_REQUEST, checked_metadata
+from qwen_conv.offline import model
+from qwen_conv.offline.refusals import Refusal, missing
+from qwen_conv.offline.service import Endpoint, Service, deleted, paging
+from qwen_conv.offline.store import StoredItem
+from qwen_conv.offline.switches import Switches
+
+_ROLES = {"user", "assistant", "system", "developer"}
+
+
+class ConversationEndpoints:
+    """The endpoints; a path parameter is named in braces."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
+        self.table: dict[str, dict[str, Endpoint]] = {
+            "/conversations": {"POST": self._create},
+            "/conversations/{conversation}": {
+                "GET": self._retrieve,
+                "POST": self._update,
+                "DELETE": self._delete,
+            },
+            "/conversations/{conversation}/items": {
+                "POST": self._create_items,
+                "GET": self._list_items,
+            },
+            "/conversations/{conversation}/items/{item}": {
+                "GET": self._retrieve_item,
+                "DELETE": self._delete_item,
+            },
+        }
+
+    async def _create(self, _: Request, body: Any) -> Response:
+        body = body or {}
+        items = _new_messages(body.get("items") or [], self._service.switches)
+        metadata = _metadata(body.get("metadata") or {})
+        conversation = f"conv_{uuid.uuid4().hex}"
+        self._store.create(conversation, metadata)
+        self._store.add(conversation, [(model.new_item_id(), item) for item in items])
+        return JSONResponse(self._service.shown_conversation(conversation))
+
+    async def _retrieve(self, request: Request, _: Any) -> Response:
+        return JSONResponse(self._service.shown_conversation(request.path_params["conversation"]))
+
+    async def _update(self, request: Request, body: Any) -> Response:
+        conversation = request.path_params["conversation"]
+        self._service.shown_conversation(conversation)
+        if not isinstance(body, dict) or "metadata" not in body:
+            raise Refusal("Missing required parameter: 'metadata'.")
+        self._store.update(conversation, _metadata(body["metadata"] or {}))
+        return JSONResponse(self._service.shown_conversation(conversation))
+
+    async def _delete(self, request: Request, _: Any) -> Response:
+        conversation = request.path_params["conversation"]
+        self._service.shown_conversation(conversation)
+        self._store.delete(conversation)
+        return deleted(conversation, "conversation.deleted")
+
+    async def _create_items(self, request: Request, body: Any) -> Response:
+        conversation = request.path_params["conversation"]
+        self._service.shown_conversation(conversation)
+        if not isinstance(body, dict) or not body.get("items"):
+            raise Refusal("Missing required parameter: 'items'.")
+        items = [
+            (model.new_item_id(), item)
+            for item in _new_messages(body["items"], self._service.switches)
+        ]
+        self._store.add(conversation, items)
+        stored = [StoredItem(item_id, 0, item) for item_id, item in items]
+        # The documents' answer to a create has no "object", unlike a list's.
+        return JSONResponse(self._service.shown_page(stored, more=False))
+
+    async def _list_items(self, request: Request, _: Any) -> Response:
+        conversation = request.path_params["conversation"]
+        self._service.shown_conversation(conversation)
+        limit, newest_first, after = paging(request)
+        expired = self._service.switches.expired_items == "listed"
+        if after is not None and after not in {
+            item.id for item in self._store.items(conversation, expired=True)
+        }:
+            if self._service.switches.unknown_after == "refused":
+                raise missing(f"Item with id '{after}'", self._service.switches)
+            after = None
+        found = self._store.page(
+            conversation, after=after, newest_first=newest_first, most=limit + 1, expired=expired
+        )
+        page = self._service.shown_page(found[:limit], more=len(found) > limit)
+        return JSONResponse({**page, "object": "list"})
+
+    async def _retrieve_item(self, request: Request, _: Any) -> Response:
+        return JSONResponse(self._service.shown_item(self._item(request)))
+
+    async def _delete_item(self, request: Request, _: Any) -> Response:
+        item = self._item(request)
+        self._store.remove(request.path_params["conversation"], item.id)
+        return deleted(item.id, "conversation.item.deleted")
+
+    def _item(self, request: Request) -> StoredItem:
+        conversation, wanted = request.path_params["conversation"], request.path_params["item"]
+        self._service.shown_conversation(conversation)
+        for item in self._store.items(conversation):
+            if item.id == wanted:
+                return item
+        raise missing(
+            f"Item with id '{wanted}' in conversation '{conversation}'", self._service.switches
+        )
+
+
+def _new_messages(items: Any, switches: Switches) -> list[dict[str, Any]]:
+    if not isinstance(items, list):
+        raise Refusal("Invalid type for 'items': expected an array.")
+    if len(items) > ITEMS_PER_REQUEST:
+        raise Refusal(
+            f"Invalid 'items': array too long. Expected an array with maximum length "
+            f"{ITEMS_PER_REQUEST}, but got an array with length {len(items)} instead."
+        )
+    messages = []
+    for item in items:
+        if item.get("type") != "message":
+            if switches.other_items == "refused":
+                raise Refusal(
+                    f"Invalid item type: '{item.get('type')}'. Only message is supported."
+                )
+            continue
+        if item.get("role") not in _ROLES:
+            raise Refusal(f"Invalid role: '{item.get('role')}'.")
+        if not item.get("content"):
+            raise Refusal("Missing required parameter: 'content'.")
+        messages.append(model.message(item["role"], item["content"]))
+    return messages
+
+
+def _metadata(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict):
+        raise Refusal("Invalid type for 'metadata': expected an object.")
+    try:
+        checked_metadata(metadata)
+    except UsageError as error:
+        raise Refusal(f"Invalid 'metadata': {error}") from None
+    return metadata

@@ -1,0 +1,60 @@
+"""What the tests share: a server and a hub."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qwen_conv import QwenConversations
+from qwen_conv.offline import OfflineServer
+
+
+@pytest.fixture
+def server() -> Iterator[OfflineServer]:
+    with OfflineServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(server: OfflineServer) -> QwenConversations:
+    return QwenConversations(api_key="any", base_url=server.base_url, clock=server.clock.now)
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest, hub: QwenConversations) -> Callable[..., Any]:
+    """Runs a flow of the core in a thread, or in a task."""
+    if request.param == "sync":
+        return hub.run
+    return lambda flow, *args, **kwargs: asyncio.run(hub.arun(flow, *args, **kwargs))
+
+
+def said(server: OfflineServer, conversation_id: str) -> list[str]:
+    """What a conversation holds, as "role: text" for each message."""
+    return [
+        f"{item['role']}: {''.join(part['text'] for part in item['content'])}"
+        for item in server.items(conversation_id)
+        if item["type"] == "message"
+    ]
+
+
+def asked(server: OfflineServer) -> list[str]:
+    """The requests that came, as "METHOD path" with ids left out."""
+    return [
+        request.method
+        + " "
+        + "/".join(
+            "*" if part.startswith(("conv_", "msg_", "resp_")) or part.count("-") == 4 else part
+            for part in request.path.split("/")
+        )
+        for request in server.requests
+    ]
+
+
+def always(answer: Any) -> Callable[..., Any]:
+    """A script for the offline server that answers the same to everything."""
+
+    def script(_context: Any, _request: Any) -> Any:
+        return answer
+
+    return script
