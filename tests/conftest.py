@@ -1,13 +1,20 @@
-"""What the tests share: a server and a hub."""
+"""What the tests share: a server, a hub, and the four ways of taking a turn."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
+from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
 from qwen_conv.offline import OfflineServer
+
+MODEL = "qwen3.6-plus"
+WAYS = ("invoke", "stream", "ainvoke", "astream")
+
+Take = Callable[..., AIMessage]
 
 
 @pytest.fixture
@@ -21,12 +28,49 @@ def hub(server: OfflineServer) -> QwenConversations:
     return QwenConversations(api_key="any", base_url=server.base_url, clock=server.clock.now)
 
 
+@pytest.fixture
+def chat(hub: QwenConversations) -> ChatQwenConv:
+    return ChatQwenConv(model=MODEL, conversations=hub)
+
+
+@pytest.fixture(params=WAYS)
+def take(request: pytest.FixtureRequest) -> Take:
+    """One turn in one of the four ways; asynchronous ones each in an event loop of their own."""
+    return {"invoke": invoke, "stream": stream, "ainvoke": ainvoke, "astream": astream}[
+        request.param
+    ]
+
+
 @pytest.fixture(params=["sync", "async"])
 def run(request: pytest.FixtureRequest, hub: QwenConversations) -> Callable[..., Any]:
     """Runs a flow of the core in a thread, or in a task."""
     if request.param == "sync":
         return hub.run
     return lambda flow, *args, **kwargs: asyncio.run(hub.arun(flow, *args, **kwargs))
+
+
+def invoke(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:
+    return chat.invoke(messages, *args, **kwargs)
+
+
+def stream(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:
+    return added(chat.stream(messages, *args, **kwargs))
+
+
+def ainvoke(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:
+    return asyncio.run(chat.ainvoke(messages, *args, **kwargs))
+
+
+def astream(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in chat.astream(messages, *args, **kwargs)]
+
+    return added(asyncio.run(chunks()))
+
+
+def added(chunks: Any) -> AIMessage:
+    first, *others = chunks
+    return first + others
 
 
 def said(server: OfflineServer, conversation_id: str) -> list[str]:
