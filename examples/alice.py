@@ -1,0 +1,135 @@
+"""The Alice conversation of Qwen's documents, held through LangChain by two processes.
+
+Run it with `make demo`. With DASHSCOPE_API_KEY it talks to Qwen; without one it starts the offline
+server, which quotes the conversation and is no language model. It deletes all that it makes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import openai
+from langchain_core.messages import BaseMessage, HumanMessage
+
+from langchain_qwen_conv import ChatQwenConv
+from qwen_conv import QwenConversations, flows
+from qwen_conv.calls import DeleteResponse
+from qwen_conv.items import Message
+from qwen_conv.offline import OfflineServer
+
+MODEL = "qwen3.6-plus"
+FACTS = [
+    (
+        "Alice, a gentle and resilient woman, was born in Singapore. "
+        "She is 20 years old, and her hobbies are music and chess."
+    ),
+    "Alice's best friend is Bob.",
+]
+QUESTIONS = ["How old is Alice?", "What are her hobbies?"]
+LATER_QUESTIONS = ["Who is her best friend?", "Where was she born?"]
+
+
+class Wire:
+    """Counts what goes up."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.bytes_up = 0
+
+    def see(self, request: Any) -> None:
+        """Is called by the HTTP client with each request."""
+        self.requests.append(request.method)
+        self.bytes_up += len(request.content)
+
+    def told(self) -> str:
+        """Says what was counted since it last said so."""
+        count, methods = len(self.requests), ", ".join(self.requests)
+        text = f"requests: {count} ({methods}), bytes up: {self.bytes_up}"
+        self.requests, self.bytes_up = [], 0
+        return text
+
+
+@contextmanager
+def hub_on(wire: Wire) -> Iterator[QwenConversations]:
+    """A hub of the service that the environment names, whose requests are counted."""
+    service = QwenConversations()
+    with openai.OpenAI(
+        api_key=service.secret,
+        base_url=service.base_url,
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [wire.see]}),
+    ) as client:
+        yield QwenConversations(client=client)
+
+
+def hold(
+    hub: QwenConversations, wire: Wire, conversation_id: str, questions: Sequence[str]
+) -> None:
+    """Asks the questions, passing the whole list each time, and prints the answers as they come."""
+    chat = ChatQwenConv(model=MODEL, conversations=hub, conversation_id=conversation_id)
+    messages: list[BaseMessage] = []
+    with ExitStack() as clean_up:
+        for question in questions:
+            messages.append(HumanMessage(question))
+            print(f"\n  Q  {question}\n  A  ", end="")
+            answer: Any = None
+            for chunk in chat.stream(messages):
+                print(chunk.text, end="", flush=True)
+                answer = chunk if answer is None else answer + chunk
+            response_id = answer.response_metadata["response_id"]
+            clean_up.callback(hub.run, flows.send, DeleteResponse(response_id))
+            print(f"\n     {wire.told()}, messages passed: {len(messages)}")
+            messages.append(answer)
+
+
+def show(hub: QwenConversations, conversation_id: str) -> None:
+    """Prints the stored items, oldest first."""
+    print("\nThe conversation holds, oldest first:\n")
+    for item in hub.run(flows.read, conversation_id):
+        if isinstance(item, Message):
+            print(f"  {item.role:10} {item.text}")
+
+
+def begin() -> None:
+    """The first process: creates the conversation, and deletes it when all is done."""
+    wire = Wire()
+    with hub_on(wire) as hub, ExitStack() as clean_up:
+        conversation = hub.run(flows.create, [Message.of("system", fact) for fact in FACTS])
+        clean_up.callback(hub.run, flows.delete, conversation.id)
+        print(f"Conversation {conversation.id}, created with {len(FACTS)} items.")
+        print(f"     {wire.told()}")
+        hold(hub, wire, conversation.id, QUESTIONS)
+        show(hub, conversation.id)
+        sys.stdout.flush()
+        subprocess.run([sys.executable, __file__, conversation.id], check=True)  # noqa: S603
+    print("\nAll of it is deleted again.")
+
+
+def go_on(conversation_id: str) -> None:
+    """The second process: knows the conversation's id and nothing else."""
+    print("\nA second process goes on (GET: it looks once whether the conversation is there):")
+    wire = Wire()
+    with hub_on(wire) as hub:
+        hold(hub, wire, conversation_id, LATER_QUESTIONS)
+        show(hub, conversation_id)
+
+
+def main() -> None:
+    """Holds the conversation with Qwen, or with the offline server where there is no key."""
+    if len(sys.argv) > 1:
+        go_on(sys.argv[1])
+    elif os.environ.get("DASHSCOPE_API_KEY"):
+        begin()
+    else:
+        with OfflineServer() as server:
+            os.environ.update(DASHSCOPE_API_KEY="offline", DASHSCOPE_BASE_URL=server.base_url)
+            print("No DASHSCOPE_API_KEY: the offline server answers. It quotes; it does not think.")
+            begin()
+
+
+if __name__ == "__main__":
+    main()
