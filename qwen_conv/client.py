@@ -23,8 +23,8 @@ class QwenClient(openai.OpenAI):
 
     @property
     def default_headers(self) -> dict[str, Any]:
-        """What every request carries besides the key."""
-        return _headers(self.own_headers)
+        """What every request carries."""
+        return {**self.own_headers}
 
 
 class AsyncQwenClient(openai.AsyncOpenAI):
@@ -37,30 +37,32 @@ class AsyncQwenClient(openai.AsyncOpenAI):
 
     @property
     def default_headers(self) -> dict[str, Any]:
-        """What every request carries besides the key."""
-        return _headers(self.own_headers)
+        """What every request carries."""
+        return {**self.own_headers}
 
 
 def connect(api_key: str, base_url: str, headers: Mapping[str, str]) -> QwenClient:
     """A client for threads; it holds its connections until it is closed."""
     client = QwenClient(api_key=api_key, base_url=base_url, organization="", project="")
-    client.own_headers = headers
+    client.own_headers = _headers(api_key, headers)
     return client
 
 
 def connect_async(api_key: str, base_url: str, headers: Mapping[str, str]) -> AsyncQwenClient:
     """A client for the tasks of one event loop."""
     client = AsyncQwenClient(api_key=api_key, base_url=base_url, organization="", project="")
-    client.own_headers = headers
+    client.own_headers = _headers(api_key, headers)
     return client
 
 
-def _headers(own: Mapping[str, str]) -> dict[str, Any]:
+def _headers(api_key: str, more: Mapping[str, str]) -> Mapping[str, str]:
     return {
         "Accept": "application/json",
         "Content-Type": "application/json",
         "User-Agent": f"qwen-conv/{__version__}",
-        **own,
+        # openai 2.0 takes the key from its default headers, later ones add it themselves.
+        "Authorization": f"Bearer {api_key}",
+        **more,
     }
 
 
