@@ -12,7 +12,7 @@ demo: .venv/demo  ## hold the Alice conversation of the documents, offline or wi
 	@$(BIN)/python examples/alice.py
 
 test: .venv/dev lint types  ## all that has to hold
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 4
 
 lint: .venv/dev
 	@$(BIN)/ruff check .

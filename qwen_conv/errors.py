@@ -351,7 +351,7 @@ def translated(error: Exception, call: Call[Any] | None = None) -> QwenConvError
     if isinstance(error, json.JSONDecodeError):
         return ServiceFailedError(Failure("The service answered with something that is not JSON"))
     # The HTTP library is httpx under openai 2 and httpx2 under openai 3, and is never imported
-    # here; before openai 2.40 the SDK lets its errors through while a stream is read.
+    # here; openai 2 lets its errors through while a stream is read.
     library, kind = type(error).__module__.partition(".")[0], type(error).__name__
     if library not in {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}:
         return None

@@ -10,11 +10,18 @@ from langchain_core.messages import AIMessage
 from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
 from qwen_conv.offline import OfflineServer
+from qwen_conv.registry import MemoryRegistry
 
 MODEL = "qwen3.6-plus"
 WAYS = ("invoke", "stream", "ainvoke", "astream")
 
 Take = Callable[..., AIMessage]
+
+
+@pytest.fixture(autouse=True)
+def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test knows no sessions of another, whose server may have had the same port."""
+    monkeypatch.setattr("qwen_conv.hub.PROCESS_REGISTRY", MemoryRegistry())
 
 
 @pytest.fixture
