@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 try:
     import click
@@ -18,13 +19,16 @@ from qwen_conv._version import __version__
 def _switches(
     _context: click.Context, _option: click.Parameter, changes: tuple[str, ...]
 ) -> switches.Switches:
-    told: dict[str, Any] = {}
+    known = [one.name for one in fields(switches.Switches)]
+    told: dict[str, str] = {}
     for change in changes:
         name, _, told[name] = change.partition("=")
+        if name not in known:
+            raise click.BadParameter(f"There is no switch {name!r}; there are {', '.join(known)}.")
     try:
-        return switches.Switches(**told)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(f"{error}; `qwen-conv switches` lists them") from None
+        return switches.Switches(**told)  # type: ignore[arg-type]  # it checks them itself
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
 
 
 @click.group()
@@ -34,8 +38,19 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8642, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. On any but a loopback address, whoever reaches it can use it.",
+)
+@click.option(
+    "--port",
+    default=8642,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Port; 0 takes a free one.",
+)
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -50,8 +65,21 @@ def main() -> None:
     help="How to behave where the documents are silent; `qwen-conv switches` lists them.",
 )
 def serve(host: str, port: int, state: Path | None, chosen: switches.Switches) -> None:
-    """Serve the documented contract on loopback. It is no language model."""
-    server = OfflineServer(host=host, port=port, path=state, switches=chosen)
+    """Serve the documented contract, on loopback by default. It is no language model.
+
+    To use it, start your program with DASHSCOPE_BASE_URL=<printed URL> and any key in
+    DASHSCOPE_API_KEY.
+    """
+    try:
+        server = OfflineServer(host=host, port=port, path=state, switches=chosen)
+    except OSError as error:
+        raise click.ClickException(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose with --host and --port."
+        ) from None
+    except sqlite3.Error as error:
+        raise click.BadParameter(
+            f"{state} cannot be used: {error}.", param_hint="--state"
+        ) from None
     click.echo(f"Serving {server.base_url} (any key); stop with Ctrl+C")
     server.serve()
 

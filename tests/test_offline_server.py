@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from datetime import UTC, datetime
@@ -50,6 +51,15 @@ def message(text, role="user"):
     return {"type": "message", "role": role, "content": text}
 
 
+def refused(answer, status=400, code="InvalidParameter"):
+    """Whether an answer, as `called` returns it, is the flat envelope of a refusal."""
+    got, told = answer
+    assert (got, told["code"]) == (status, code), told
+    assert set(told) == {"request_id", "code", "message"}
+    assert uuid.UUID(told["request_id"])
+    return told["message"]
+
+
 @pytest.fixture
 def conversation(server):
     return called(server, "POST", "/conversations", {})[1]["id"]
@@ -85,11 +95,27 @@ def test_an_update_replaces_all_metadata(server, conversation):
 
 @pytest.mark.parametrize(
     "metadata",
-    [{str(i): "v" for i in range(17)}, {"k" * 65: "v"}, {"k": "v" * 513}, {"k": 1}, ["k"]],
+    [{str(i): "v" for i in range(17)}, {"k" * 65: "v"}, {"k": "v" * 513}, {"k": 1}, ["k"], [], 0],
 )
-def test_metadata_over_its_limits_is_refused(server, metadata):
-    status, told = called(server, "POST", "/conversations", {"metadata": metadata})
-    assert (status, told["code"]) == (400, "InvalidParameter")
+def test_metadata_over_its_limits_is_refused(server, conversation, metadata):
+    for path in ("/conversations", f"/conversations/{conversation}"):
+        refused(called(server, "POST", path, {"metadata": metadata}))
+    assert called(server, "GET", f"/conversations/{conversation}")[1]["metadata"] == {}
+
+
+def test_metadata_at_its_limits_is_kept(server):
+    metadata = {f"{i:064}": "v" * 512 for i in range(16)}
+    assert called(server, "POST", "/conversations", {"metadata": metadata})[1]["metadata"] == (
+        metadata
+    )
+
+
+@pytest.mark.parametrize("body", [[1], "x", 0, False, []])
+def test_a_body_that_is_no_object_is_refused(server, conversation, body):
+    for path in ("/conversations", f"/conversations/{conversation}", "/responses"):
+        refused(called(server, "POST", path, body))
+    refused(called(server, "POST", f"/conversations/{conversation}/items", body))
+    assert server.items(conversation) == []
 
 
 def test_created_items_come_back_as_a_list_without_object(server, conversation):
@@ -115,12 +141,66 @@ def test_created_items_come_back_as_a_list_without_object(server, conversation):
         [message("x", "wizard")],
         [message("")],
         "x",
+        0,
+        {},
+        ["hi"],
+        [None],
+        [message("x"), "hi"],
+        [message("x", ["x"])],
+        [message("x", None)],
+        [{**message("x"), "type": ["message"]}],
+        [{"type": "message", "role": "user"}],
+        [message(5)],
+        [message({})],
+        [message([])],
+        [message(["x"])],
+        [message([{"text": "x"}])],
+        [message([{"type": "input_text"}])],
+        [message([{"type": "input_text", "text": 5}])],
+        [message([{"type": "input_text", "text": "x"}, {"type": "input_text", "text": None}])],
+        [message([{"type": "input_image"}])],
     ],
 )
 def test_items_that_the_documents_do_not_allow_are_refused(server, conversation, items):
-    status, _ = called(server, "POST", f"/conversations/{conversation}/items", {"items": items})
-    assert status == 400
+    refused(called(server, "POST", f"/conversations/{conversation}/items", {"items": items}))
     assert server.items(conversation) == []
+    if items:  # a conversation may begin without any
+        refused(called(server, "POST", "/conversations", {"items": items}))
+
+
+def test_what_no_document_names_in_an_item_is_ignored(server, conversation):
+    part = {"type": "input_text", "text": "x", "bogus": 1}
+    body = {"items": [{**message([part]), "bogus": 1}], "bogus": [1]}
+    assert called(server, "POST", f"/conversations/{conversation}/items", body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb"{",
+        b"\xff",
+        b"[" * 100_000,
+        rb'{"metadata": {"k": "\ud83d"}}',
+        rb'{"items": [{"type": "message", "role": "user", "content": "\ud83d"}]}',
+        rb'{"items": [{"type": "message", "role": "user", "content": "x"}], "bogus": "\udca9"}',
+        rb'{"bogus": NaN}',
+        rb'{"bogus": 1e999}',
+    ],
+)
+def test_a_body_that_is_no_json_or_holds_half_of_a_character_is_refused(server, conversation, raw):
+    for path in ("/conversations", f"/conversations/{conversation}/items", "/responses"):
+        refused(called(server, "POST", path, raw=raw))
+    assert server.items(conversation) == []
+
+
+def test_half_of_a_character_in_a_turn_is_refused_and_not_stored(server, conversation):
+    body = {"model": MODEL, "input": "PUT", "conversation": conversation}
+    raw = json.dumps(body).encode().replace(b"PUT", rb"\ud83d")
+    assert "half of a character" in refused(called(server, "POST", "/responses", raw=raw))
+    assert server.items(conversation) == []
+    whole = json.dumps({**body, "input": "\U0001f4a9"}).encode()
+    assert rb"\ud83d\udca9" in whole
+    assert called(server, "POST", "/responses", raw=whole)[0] == 200
 
 
 def test_items_are_listed_newest_first_twenty_a_page_unless_asked_otherwise(server, conversation):
@@ -139,11 +219,16 @@ def test_items_are_listed_newest_first_twenty_a_page_unless_asked_otherwise(serv
     assert (numbers, told["has_more"]) == ([*range(19, -1, -1)], False)
     assert page("?order=asc&limit=3")[0] == [0, 1, 2]
     assert page("?order=asc&limit=100")[0] == [*range(40)]
-    for wrong in ("limit=0", "limit=101", "limit=x", "order=up", "after=msg_unknown"):
-        assert called(server, "GET", f"/conversations/{conversation}/items?{wrong}")[0] in {
-            400,
-            404,
-        }
+    assert page(f"?order=asc&limit=100&after={told['last_id']}")[0] == [*range(1, 40)]
+    path = f"/conversations/{conversation}/items"
+    refused(called(server, "GET", f"{path}?after=msg_unknown"), 404)
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "", "1.0", "²", "٣", "9" * 5000])
+def test_a_page_has_1_to_100_items(server, conversation, limit):
+    query = urllib.parse.urlencode({"limit": limit})
+    refused(called(server, "GET", f"/conversations/{conversation}/items?{query}"))
+    refused(called(server, "GET", f"/conversations/{conversation}/items?order=up"))
 
 
 def test_items_are_retrieved_and_deleted_one_by_one(server, conversation):
@@ -216,7 +301,32 @@ def test_a_stored_response_is_retrieved_listed_and_deleted(server, sdk):
         200,
         {"deleted": True, "id": response.id},
     )
-    assert called(server, "GET", f"/responses/{response.id}")[0] == 404
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items")):
+        refused(called(server, method, f"/responses/{response.id}{path}"), 404)
+
+
+def test_the_input_items_of_a_chain_are_all_that_the_model_was_shown(server, sdk):
+    first = sdk.responses.create(model=MODEL, input="one")
+    second = sdk.responses.create(model=MODEL, input="two", previous_response_id=first.id)
+    path = f"/responses/{second.id}/input_items"
+    texts = [
+        [item["content"][0]["text"] for item in called(server, "GET", path + query)[1]["data"]]
+        for query in ("", "?order=asc", "?limit=1")
+    ]
+    shown = ["one", first.output_text, "two"]
+    assert texts == [shown[::-1], shown, ["two"]]
+    last = called(server, "GET", f"{path}?limit=1")[1]
+    assert last["has_more"]
+    behind = called(server, "GET", f"{path}?after={last['last_id']}")[1]["data"]
+    assert [item["content"][0]["text"] for item in behind] == shown[1::-1]
+    refused(called(server, "GET", f"{path}?after=msg_unknown"), 404)
+
+
+def test_a_conversation_is_named_as_a_text_or_as_an_object(server, conversation):
+    for named in (conversation, {"id": conversation}):
+        body = {"model": MODEL, "input": "x", "conversation": named}
+        assert called(server, "POST", "/responses", body)[0] == 200
+    assert len(server.items(conversation)) == 4
 
 
 def test_conversation_and_previous_response_exclude_each_other_in_the_documents_words(
@@ -224,7 +334,7 @@ def test_conversation_and_previous_response_exclude_each_other_in_the_documents_
 ):
     body = {"model": MODEL, "input": "x", "conversation": conversation, "previous_response_id": "r"}
     status, told = called(server, "POST", "/responses", body)
-    assert status == 400
+    assert (status, told["code"]) == (400, "InvalidParameter")
     assert told["message"] == (
         "Mutually exclusive parameters: Ensure you are only providing one of: "
         "previous_response_id or conversation."
@@ -244,7 +354,15 @@ def test_conversation_and_previous_response_exclude_each_other_in_the_documents_
         ({"store": "yes"}, "Must be a boolean"),
         ({"reasoning": {"effort": "bogus"}}, "Supported values"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "openai-compatible"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, r'"function", "name"'),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            r'"function", "name"',
+        ),
+        ({"tool_choice": "required"}, "exactly one tool"),
+        ({"tool_choice": "required", "tools": [{"type": "web_search"}] * 2}, "exactly one tool"),
         ({"conversation": "conv_unknown"}, "not found"),
+        ({"previous_response_id": "unknown"}, "Not found previous_response_id: unknown"),
     ],
 )
 def test_requests_are_refused_as_the_service_refuses_them(server, wrong, says):
@@ -253,6 +371,83 @@ def test_requests_are_refused_as_the_service_refuses_them(server, wrong, says):
     assert status in {400, 404}
     assert re.search(says, told["message"])
     assert uuid.UUID(told["request_id"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input": [1]},
+        {"input": {}},
+        {"input": [{}]},
+        {"input": None},
+        {"input": 5},
+        {"input": [{"type": ["x"]}]},
+        {"input": [{"role": "user"}]},
+        {"input": [{"content": "x"}]},
+        {"input": [message(["x"])]},
+        {"input": [message("x", "wizard")]},
+        {"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]},
+        {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": {}}]},
+        {"input": [{"type": "function_call_output", "output": "x"}]},
+        {"input": [{"type": "function_call_output", "call_id": ["c"], "output": "x"}]},
+        {"input": [{"type": "function_call_output", "call_id": "c", "output": {"a": 1}}]},
+        {"input": [{"type": "reasoning", "summary": ["x"]}, message("x")]},
+        {"instructions": 5},
+        {"temperature": "hot"},
+        {"temperature": True},
+        {"top_p": []},
+        {"max_output_tokens": "20"},
+        {"max_output_tokens": 20.5},
+        {"reasoning": "high"},
+        {"reasoning": {"effort": 1}},
+        {"tools": "x"},
+        {"tools": ["x"]},
+        {"tools": [{"name": "f"}]},
+        {"tools": [{"type": "function"}]},
+        {"tools": [{"type": "function", "name": "no spaces"}]},
+        {"tool_choice": 5},
+        {"tool_choice": "f"},
+        {"conversation": 5},
+        {"conversation": {}},
+        {"conversation": ""},
+        {"previous_response_id": 5},
+        {"stream": "yes"},
+    ],
+)
+def test_a_turn_of_the_wrong_types_is_refused_and_not_stored(server, conversation, wrong):
+    body = {"model": MODEL, "input": "hi", "conversation": conversation, **wrong}
+    refused(called(server, "POST", "/responses", body))
+    if "stream" not in wrong:
+        streamed = http(server, "POST", "/responses", {**body, "stream": True})[2].decode()
+        assert streamed.startswith("id:1\nevent:response.failed\n")
+    assert server.items(conversation) == []
+
+
+def test_every_item_that_the_documents_name_is_taken_as_input(server):
+    image = {"type": "input_image", "image_url": "https://example.com/a.png"}
+    body = {
+        "model": MODEL,
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "developer", "content": "x"},
+            {"role": "user", "content": [{"type": "input_text", "text": "x"}, image]},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]},
+            {"type": "web_search_call", "id": "msg_1", "status": "completed", "action": {}},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "x"},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": {}}, {"type": "bogus_tool"}],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "f"}],
+        },
+        "temperature": 1,
+        "top_p": None,
+        "reasoning": {"effort": "none", "summary": "BOGUS"},
+    }
+    status, told = called(server, "POST", "/responses", body)
+    assert (status, told["usage"]["input_tokens"]) == (200, 8)
 
 
 def test_parameters_that_no_document_names_are_ignored(server):
@@ -279,6 +474,17 @@ def test_an_unanswered_call_bars_the_next_turn_and_an_unknown_result_too(server,
     server.script = lambda _context, _request: "ok"
     result = [{"type": "function_call_output", "call_id": "call_1", "output": "x"}]
     assert called(server, "POST", "/responses", {**body, "input": result})[0] == 200
+
+
+def test_where_only_messages_are_kept_a_tools_result_finds_no_call():
+    with OfflineServer(stored_items="messages") as server:
+        conversation = called(server, "POST", "/conversations")[1]["id"]
+        server.script = lambda _context, _request: CallTool("f", {}, "call_1")
+        body = {"model": MODEL, "conversation": conversation, "input": "hi"}
+        assert called(server, "POST", "/responses", body)[0] == 200
+        result = [{"type": "function_call_output", "call_id": "call_1", "output": "x"}]
+        told = refused(called(server, "POST", "/responses", {**body, "input": result}))
+        assert told.startswith("No tool call found")
 
 
 def test_a_failed_turn_stores_nothing(server, conversation):
@@ -348,8 +554,10 @@ def test_an_error_of_a_streamed_request_comes_over_http_200(server):
     body = {"model": "gpt-4", "input": "hi", "stream": True}
     status, _, told = http(server, "POST", "/responses", body)
     assert status == 200
-    last = json.loads(told.decode().strip().rsplit("data:", 1)[1])
-    assert last["type"] == "response.failed"
+    event, rest = told.decode().split("\n\n")
+    assert rest == ""
+    last = json.loads(event.rsplit("data:", 1)[1])
+    assert (last["type"], last["sequence_number"]) == ("response.failed", 0)
     assert last["response"]["status"] == "failed"
     assert last["response"]["error"]["code"] == "InvalidParameter"
 
@@ -358,6 +566,41 @@ def test_the_sdk_reads_the_stream(sdk):
     with sdk.responses.create(model=MODEL, input="The sky is blue.", stream=True) as events:
         text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
     assert text == "I was told nothing about that."
+
+
+def cut(server, conversation):
+    """Begins to read a long stream and goes away; when the conversation is free again."""
+    body = {"model": MODEL, "conversation": conversation, "input": "hi", "stream": True}
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{server.base_url}/responses", json.dumps(body).encode(), {"Authorization": "Bearer any"}
+    )
+    with urllib.request.urlopen(request) as stream:  # noqa: S310
+        stream.readline()
+    server.script = lambda _context, _request: "ok"
+    body = {**body, "input": "next", "stream": False}
+    for _ in range(1000):  # the server notices a little later
+        status, told = called(server, "POST", "/responses", body)
+        if status == 200:
+            return
+        assert told["code"] == "conversation_locked"
+    raise AssertionError("it stays locked")
+
+
+@pytest.mark.parametrize(
+    ("switch", "stored"), [("stored", ["hi", "word " * 20_000]), ("not_stored", [])]
+)
+def test_a_stream_that_is_cut_is_stored_as_the_switch_says(switch, stored):
+    with OfflineServer(lambda _context, _request: "word " * 20_000, cut_stream=switch) as server:
+        conversation = called(server, "POST", "/conversations")[1]["id"]
+        cut(server, conversation)
+        texts = [item["content"][0]["text"] for item in server.items(conversation)]
+    assert texts == [*stored, "next", "ok"]
+
+
+def test_a_stream_that_is_cut_before_it_fails_stores_no_answer(server, conversation):
+    server.script = lambda _context, _request: ["word " * 20_000, Fail("sorry", after=19_000)]
+    cut(server, conversation)
+    assert len(server.items(conversation)) == 2
 
 
 # --- Around ----------------------------------------------------------------------------------
@@ -373,11 +616,40 @@ def test_a_key_is_asked_for_and_any_will_do_unless_some_are_named(server):
 
 
 def test_other_paths_and_methods_are_refused_as_the_service_does(server):
-    status, told = called(server, "GET", "/responses")
-    assert (status, told["code"]) == (405, "Method Not Allowed")
-    status, told = called(server, "POST", "/responses/bogus/sub", {})
-    assert (status, told["code"], told["message"]) == (404, "Not Found", "Not support")
-    assert called(server, "POST", "/conversations", raw=b"{")[0] == 400
+    told = refused(called(server, "GET", "/responses"), 405, "Method Not Allowed")
+    assert told == "Method 'GET' is not allowed for '/compatible-mode/v1/responses'."
+    told = refused(called(server, "POST", "/responses/bogus/sub", {}), 404, "Not Found")
+    assert told == "Not support"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE", "BREW"])
+def test_no_method_and_no_path_falls_out_of_the_envelope(server, conversation, method):
+    for path in ("/conversations", f"/conversations/{conversation}", "/responses"):
+        refused(called(server, method, path), 405, "Method Not Allowed")
+    for path in ("/bogus", "/conversations/", "/conversations//items"):
+        refused(called(server, method, path), 404, "Not Found")
+    root = server.base_url.removesuffix("/compatible-mode/v1")
+    refused(called(server, method, "/", base=root), 404, "Not Found")
+
+
+def fails(_context, _request):
+    raise RuntimeError("a bug of the script")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [fails, lambda _context, _request: None, lambda _context, _request: CallTool("f", {"a": {1}})],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_nobody_foresaw_becomes_an_envelope_and_leaves_no_lock(
+    server, conversation, script, streamed
+):
+    server.script = script
+    body = {"model": MODEL, "conversation": conversation, "input": "hi", "stream": streamed}
+    for _ in range(2):
+        told = refused(called(server, "POST", "/responses", body), 500, "InternalError")
+    assert "Error: " in told
+    assert server.items(conversation) == []
 
 
 def test_the_older_path_leads_to_the_same_conversations(server, conversation):

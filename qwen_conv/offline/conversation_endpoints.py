@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -12,11 +13,11 @@ from qwen_conv.errors import UsageError
 from qwen_conv.limits import ITEMS_PER_REQUEST, checked_metadata
 from qwen_conv.offline import model
 from qwen_conv.offline.refusals import Refusal, missing
+from qwen_conv.offline.responder import Json
 from qwen_conv.offline.service import Endpoint, Service, deleted, paging
+from qwen_conv.offline.shapes import NewConversation, NewItems, NewMetadata, checked
 from qwen_conv.offline.store import StoredItem
 from qwen_conv.offline.switches import Switches
-
-_ROLES = {"user", "assistant", "system", "developer"}
 
 
 class ConversationEndpoints:
@@ -43,7 +44,7 @@ class ConversationEndpoints:
         }
 
     async def _create(self, _: Request, body: Any) -> Response:
-        body = body or {}
+        body = checked({} if body is None else body, NewConversation)
         items = _new_messages(body.get("items") or [], self._service.switches)
         metadata = _metadata(body.get("metadata") or {})
         conversation = f"conv_{uuid.uuid4().hex}"
@@ -57,9 +58,8 @@ class ConversationEndpoints:
     async def _update(self, request: Request, body: Any) -> Response:
         conversation = request.path_params["conversation"]
         self._service.shown_conversation(conversation)
-        if not isinstance(body, dict) or "metadata" not in body:
-            raise Refusal("Missing required parameter: 'metadata'.")
-        self._store.update(conversation, _metadata(body["metadata"] or {}))
+        metadata = checked(body, NewMetadata)["metadata"]
+        self._store.update(conversation, _metadata(metadata or {}))
         return JSONResponse(self._service.shown_conversation(conversation))
 
     async def _delete(self, request: Request, _: Any) -> Response:
@@ -71,12 +71,8 @@ class ConversationEndpoints:
     async def _create_items(self, request: Request, body: Any) -> Response:
         conversation = request.path_params["conversation"]
         self._service.shown_conversation(conversation)
-        if not isinstance(body, dict) or not body.get("items"):
-            raise Refusal("Missing required parameter: 'items'.")
-        items = [
-            (model.new_item_id(), item)
-            for item in _new_messages(body["items"], self._service.switches)
-        ]
+        new = _new_messages(checked(body, NewItems)["items"], self._service.switches)
+        items = [(model.new_item_id(), item) for item in new]
         self._store.add(conversation, items)
         stored = [StoredItem(item_id, 0, item) for item_id, item in items]
         # The documents' answer to a create has no "object", unlike a list's.
@@ -118,9 +114,7 @@ class ConversationEndpoints:
         )
 
 
-def _new_messages(items: Any, switches: Switches) -> list[dict[str, Any]]:
-    if not isinstance(items, list):
-        raise Refusal("Invalid type for 'items': expected an array.")
+def _new_messages(items: Sequence[Json], switches: Switches) -> list[dict[str, Any]]:
     if len(items) > ITEMS_PER_REQUEST:
         raise Refusal(
             f"Invalid 'items': array too long. Expected an array with maximum length "
@@ -134,17 +128,11 @@ def _new_messages(items: Any, switches: Switches) -> list[dict[str, Any]]:
                     f"Invalid item type: '{item.get('type')}'. Only message is supported."
                 )
             continue
-        if item.get("role") not in _ROLES:
-            raise Refusal(f"Invalid role: '{item.get('role')}'.")
-        if not item.get("content"):
-            raise Refusal("Missing required parameter: 'content'.")
         messages.append(model.message(item["role"], item["content"]))
     return messages
 
 
-def _metadata(metadata: Any) -> dict[str, str]:
-    if not isinstance(metadata, dict):
-        raise Refusal("Invalid type for 'metadata': expected an object.")
+def _metadata(metadata: dict[str, str]) -> dict[str, str]:
     try:
         checked_metadata(metadata)
     except UsageError as error:

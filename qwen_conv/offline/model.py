@@ -28,11 +28,14 @@ _FAMILIES = ("qwen", "qwq", "qvq", "deepseek", "glm", "kimi")
 
 
 def checked_request(body: Json) -> None:
-    """Refuses what the service was seen to refuse, in its words (2026-09-27)."""
+    """Refuses what the service was seen to refuse, in its words (2026-09-27).
+
+    The types are right already (`qwen_conv.offline.shapes`).
+    """
     model = body.get("model")
     if not isinstance(model, str) or not model.startswith(_FAMILIES):
         raise Refusal(f"Unsupported model: '{model}'")
-    if "input" not in body or body["input"] in ("", []):
+    if not body.get("input"):
         raise Refusal("The input is empty.")
     if body.get("store") is not None and not isinstance(body["store"], bool):
         raise Refusal(f"Invalid 'store': {body['store']}. Must be a boolean.")
@@ -56,12 +59,9 @@ def checked_request(body: Json) -> None:
     effort = (body.get("reasoning") or {}).get("effort")
     if effort is not None and effort not in _EFFORTS:
         raise Refusal(f"Invalid 'reasoning.effort': {effort}. Supported values are: {_EFFORTS}.")
-    for tool in body.get("tools") or ():
-        if "function" in tool:
-            raise Refusal(
-                "<400> InternalError.Algo.InvalidParameter: The parameters, when provided as a "
-                "dict, must confirm to a valid openai-compatible JSON schema."
-            )
+    if body.get("tool_choice") == "required" and len(body.get("tools") or ()) != 1:
+        # help.aliyun.com, "OpenAI compatible - Responses", tool_choice; read 2026-11-20.
+        raise Refusal("Invalid 'tool_choice': 'required' is taken with exactly one tool only.")
 
 
 def input_items(given: Any) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def input_items(given: Any) -> list[dict[str, Any]]:
     items = []
     for one in given:
         if one.get("type", "message") == "message":
-            items.append(message(one.get("role", "user"), one.get("content", "")))
+            items.append(message(one["role"], one["content"]))
         else:
             items.append({key: value for key, value in one.items() if key != "id"})
     return items
@@ -181,11 +181,17 @@ def usage(context: Sequence[Json], output: Sequence[Json], switches: Switches) -
 
 
 def _words(item: Json) -> int:
-    """How many words an item has, in whatever it holds."""
-    parts = item.get("content") or item.get("summary") or ()
-    texts = [part.get("text") or "" for part in parts]
-    texts += [item.get(name) or "" for name in ("name", "arguments", "output")]
-    return sum(len(text.split()) for text in texts)
+    """How many words an item has; those of a type that is not looked into are not counted."""
+    match item:
+        case {"type": "message", "content": parts} | {"type": "reasoning", "summary": parts}:
+            texts = [part.get("text", "") for part in parts]
+        case {"type": "function_call", "name": name, "arguments": arguments}:
+            texts = [name, arguments]
+        case {"type": "function_call_output", "output": output}:
+            texts = [output]
+        case _:
+            texts = []
+    return sum(len(text.split()) for text in texts if isinstance(text, str))
 
 
 def events(response: Json, switches: Switches, failure: Fail | None) -> Iterator[dict[str, Any]]:

@@ -44,3 +44,6 @@ LOCKED = Refusal(
     "conversation_locked",
 )
 NOT_JSON = Refusal("The request body is not valid JSON.")
+HALF_A_CHARACTER = Refusal(
+    "The request body is not valid: a text in it holds half of a character (a lone surrogate)."
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -13,9 +14,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from qwen_conv.offline import model
-from qwen_conv.offline.refusals import LOCKED, NOT_JSON, TWO_IDS, Refusal, missing
+from qwen_conv.offline.refusals import LOCKED, TWO_IDS, Refusal, missing
 from qwen_conv.offline.responder import Fail, Json
 from qwen_conv.offline.service import Endpoint, Service, deleted, paging
+from qwen_conv.offline.shapes import NewResponse, checked
 from qwen_conv.offline.store import StoredItem
 
 _EVENT_STREAM = "text/event-stream;charset=UTF-8"
@@ -62,25 +64,19 @@ class ResponseEndpoints:
         }
 
     async def _create(self, _: Request, body: Any) -> Response:
-        if not isinstance(body, dict):
-            raise NOT_JSON
-        streamed = bool(body.get("stream"))
+        streamed = isinstance(body, dict) and body.get("stream") is True
         try:
             turn = self._begun(body)
         except Refusal as refusal:
             if streamed and self._switches.stream_errors == "event":
                 refused = Fail(refusal.message, refusal.code, refusal.status)
-                return _sse(model.events(self._response(body, []), self._switches, refused))
+                return self._refused_stream(refused)
             raise
         try:
-            pieces = await model.answer_of(self._service.script, turn.context, body)
+            response, failure = await self._answered(turn)
         except BaseException:
             self._release(turn)
             raise
-        failure = next((piece for piece in pieces if isinstance(piece, Fail)), None)
-        kept, short = model.cut(pieces, body.get("max_output_tokens"))
-        response = self._response(body, model.output_items(kept), short=short)
-        response["usage"] = model.usage(turn.context, response["output"], self._switches)
         if streamed:
             events = self._streamed(turn, response, failure)
             return _TurnStream(events, lambda: self._release(turn))
@@ -93,6 +89,20 @@ class ResponseEndpoints:
             self._release(turn)
         return JSONResponse(response)
 
+    async def _answered(self, turn: Turn) -> tuple[Json, Fail | None]:
+        """The response to a turn, and what it fails with."""
+        pieces = await model.answer_of(self._service.script, turn.context, turn.body)
+        failure = next((piece for piece in pieces if isinstance(piece, Fail)), None)
+        kept, short = model.cut(pieces, turn.body.get("max_output_tokens"))
+        response = self._response(turn.body, model.output_items(kept), short=short)
+        response["usage"] = model.usage(turn.context, response["output"], self._switches)
+        return response, failure
+
+    def _refused_stream(self, refused: Fail) -> Response:
+        """A refusal as a stream: its one event is the first (seen 2026-09-27)."""
+        *_, failed = model.events(self._response({}, []), self._switches, refused)
+        return Response(_event(0, failed), media_type=_EVENT_STREAM)
+
     async def _streamed(
         self, turn: Turn, response: Json, failure: Fail | None
     ) -> AsyncGenerator[bytes, None]:
@@ -103,18 +113,22 @@ class ResponseEndpoints:
                     self._keep(turn, response)
                     ended = True
                 yield _event(number, event)
+                await asyncio.sleep(0)  # without it nobody would notice that the client left
             if failure is not None:
                 self._fail(turn)
                 ended = True
         finally:
-            if not ended and self._switches.cut_stream == "stored":
+            if not ended and failure is not None:
+                self._fail(turn)
+            elif not ended and self._switches.cut_stream == "stored":
                 self._keep(turn, response)
 
-    def _begun(self, body: Json) -> Turn:
+    def _begun(self, told: Any) -> Turn:
         """What the model is shown, once everything about the request is found right."""
+        body = checked(told, NewResponse)
         conversation = body.get("conversation")
         if isinstance(conversation, dict):
-            conversation = conversation.get("id")
+            conversation = conversation["id"]
         previous = body.get("previous_response_id")
         if conversation and previous:
             raise TWO_IDS
@@ -229,6 +243,8 @@ class ResponseEndpoints:
         ids = [item.id for item in items]
         if after in ids:
             items = items[ids.index(after) + 1 :]
+        elif after is not None and self._switches.unknown_after == "refused":
+            raise missing(f"Item with id '{after}'", self._switches)
         page = self._service.shown_page(items[:limit], more=len(items) > limit)
         return JSONResponse(
             {
@@ -238,13 +254,6 @@ class ResponseEndpoints:
                 "model": found.body["model"],
             }
         )
-
-
-def _sse(events: Any) -> Response:
-    return StreamingResponse(
-        (_event(number, event) for number, event in enumerate(events)),
-        media_type=_EVENT_STREAM,
-    )
 
 
 def _event(number: int, event: Json) -> bytes:

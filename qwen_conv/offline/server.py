@@ -41,6 +41,10 @@ class OfflineServer:
         switches: How to behave where the documents are silent.
         **changes: Single switches, by name: `OfflineServer(stored_items="messages")`.
 
+    Raises:
+        OSError: The address cannot be listened on.
+        sqlite3.Error: The file cannot be opened, or is no SQLite file.
+
     Attributes:
         clock: The server's time; `server.clock.advance(days=7)` lets everything expire.
     """
@@ -57,15 +61,14 @@ class OfflineServer:
         **changes: Any,
     ) -> None:
         self.clock = Clock()
-        self._store = Store(str(path or ":memory:"), self.clock)
         chosen = replace(switches or Switches(), **changes)
+        self._store = Store(str(path or ":memory:"), self.clock)
         self._service = Service(self._store, self.clock, script, chosen)
-        # asyncio switches Nagle's algorithm off only where the socket says that it is TCP, which
-        # `socket.create_server` leaves out: every answer would then come 40 ms late.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((host, port))
-        self._socket.listen(1024)
+        try:
+            self._socket = _listening(host, port)
+        except OSError:
+            self._store.close()
+            raise
         self._server = uvicorn.Server(
             uvicorn.Config(
                 application(self._service, api_keys),
@@ -126,3 +129,17 @@ class OfflineServer:
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    # asyncio switches Nagle's algorithm off only where the socket says that it is TCP, which
+    # `socket.create_server` leaves out: every answer would then come 40 ms late.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(1024)
+    except OSError:
+        listening.close()
+        raise
+    return listening

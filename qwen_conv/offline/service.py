@@ -19,6 +19,7 @@ Endpoint = Callable[[Request, Any], Awaitable[Response]]
 """Given the request and its JSON body, answers, or raises a `Refusal`."""
 
 _DEFAULT_PAGE = 20
+_LIMITS = {str(number) for number in range(1, PAGE_SIZE + 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class SeenRequest:
     """A request that the server got.
 
     Attributes:
-        method: "GET", "POST" or "DELETE".
+        method: "GET", "POST", or whatever it was.
         path: The path below the base path.
         query: The query parameters.
         body: The JSON body, or `None`.
@@ -106,7 +107,7 @@ def paging(request: Request) -> tuple[int, bool, str | None]:
     """
     query = request.query_params
     limit, order = query.get("limit", str(_DEFAULT_PAGE)), query.get("order", "desc")
-    if not limit.isdigit() or not 1 <= int(limit) <= PAGE_SIZE:
+    if limit not in _LIMITS:
         raise Refusal(
             f"Invalid 'limit': Expected an integer between 1 and {PAGE_SIZE}, but got {limit} "
             "instead."

@@ -17,6 +17,12 @@ def _switch(default: Any, asks: str, evidence: str, otherwise: str) -> Any:
     )
 
 
+_IN_DOUBT = (
+    "The ledger remembers that the turn is in doubt: a turn that would send the same again looks "
+    "first, and takes back what the lost one left."
+)
+
+
 @dataclass(frozen=True)
 class Switches:
     """How the offline server behaves where the documents do not say; see the table in the docs."""
@@ -25,7 +31,8 @@ class Switches:
         "all",
         "Which items of a turn does the conversation keep?",
         "OpenAI keeps all. Qwen's pages say of listed items: 'Always message'.",
-        "Turns go on as before: what vouches for a message is its stamp, not its listing.",
+        "Turns of messages go on as before: what vouches for a message is its stamp, not its "
+        "listing. A tool's result is refused ('No tool call found'): its call is not held.",
     )
     response_ids: Literal["uuid", "resp"] = _switch(
         "uuid",
@@ -151,13 +158,13 @@ class Switches:
         "not_stored",
         "Does a turn that failed leave its input in the conversation?",
         "OpenAI: no. Qwen: not documented.",
-        "The ledger forgets how the conversation ends, and the next turn looks.",
+        _IN_DOUBT,
     )
     cut_stream: Literal["stored", "not_stored"] = _switch(
         "stored",
         "Is a turn stored whose stream the client closed?",
         "SMG 1.13: yes, a while later. OpenAI's users report both.",
-        "The ledger forgets how the conversation ends, and the next turn looks.",
+        _IN_DOUBT,
     )
 
     def __post_init__(self) -> None:
