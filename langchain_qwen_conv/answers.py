@@ -6,12 +6,15 @@ by piece; what must come once (usage, metadata, stamp) comes with the last chunk
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
-from langchain_qwen_conv.messages import STAMP, from_core
+from langchain_qwen_conv.messages import STAMP, arguments_of, from_core, to_core
+from qwen_conv.items import Item, Message, Refusal, Text
 from qwen_conv.responses import CallDelta, Delta, ReasoningDelta, TextDelta, Usage
 from qwen_conv.stops import Stop
 from qwen_conv.turns import Outcome
@@ -39,8 +42,20 @@ def chunk(delta: Delta, ending: Stop) -> AIMessageChunk:
         case ReasoningDelta(text):
             return AIMessageChunk(content="", additional_kwargs={"reasoning_content": text})
         case CallDelta(index, arguments, call_id, name):
-            piece = {"name": name, "args": arguments, "id": call_id, "index": index}
+            told = arguments if arguments_of(arguments) is not None else json.dumps(arguments)
+            piece = {"name": name, "args": told, "id": call_id, "index": index}
             return AIMessageChunk(content="", tool_call_chunks=[piece])
+
+
+def as_held(items: Sequence[Item]) -> Sequence[Item]:
+    """What the items of an answer still say when their message is passed back."""
+    words = Text | Refusal
+    if all(
+        isinstance(item, Message) and all(isinstance(part, words) for part in item.content)
+        for item in items
+    ):
+        return items
+    return to_core(AIMessage(**from_core(items)))
 
 
 def last_chunk(outcome: Outcome, ending: Stop) -> AIMessageChunk:

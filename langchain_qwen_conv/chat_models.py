@@ -11,11 +11,12 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 
 from langchain_qwen_conv import answers, messages
 from langchain_qwen_conv.errors import as_model_errors
@@ -25,9 +26,14 @@ from langchain_qwen_conv.tools import choice_to_wire, tool_to_wire
 from qwen_conv._version import __version__
 from qwen_conv.api import finish
 from qwen_conv.decision import LocalList
-from qwen_conv.errors import UsageError
+from qwen_conv.errors import QwenConvError, UsageError
 from qwen_conv.hub import QwenConversations
-from qwen_conv.limits import checked_conversation_id, checked_sampling, checked_text
+from qwen_conv.limits import (
+    SAMPLING,
+    checked_conversation_id,
+    checked_sampling,
+    checked_text,
+)
 from qwen_conv.registry import Registry
 from qwen_conv.responses import Reading
 from qwen_conv.stops import Stop
@@ -74,13 +80,19 @@ class ChatQwenConv(RoutedChatModel):
         Install `qwen-conv[langchain]` and set `DASHSCOPE_API_KEY`.
 
     Key init args - which conversation:
-        conversation_id: The id of an existing conversation (`conv_...`).
+        conversation_id: The id of an existing conversation (`conv_...`), for instance that of
+            `hub.run(qwen_conv.flows.create)`.
         session_id: A name of your own, which the hub's registry binds to a conversation. The
             conversation is created with the first turn.
         Neither: stateless calls; all messages are sent and nothing is stored.
         A call can say otherwise: `invoke(..., conversation_id=...)` or `session_id=...`, or
         `config={"configurable": {"qwen_conversation_id": ...}}`, or `{"session_id": ...}` there
-        if the model was given a hub or a registry. Nothing else selects a conversation.
+        if the model was given a hub or a registry and no conversation_id. The config reaches
+        every model that is called inside: `with_conversation(None)` is a model that no config
+        moves. Nothing else selects a conversation.
+        on_divergence: What to do if the messages do not continue the conversation: "rebase",
+            "raise", "ignore" or "stateless".
+        system_prompt: Where leading system messages go: "instructions" or "item".
 
     Key init args - completion:
         model: The model's name, as `qwen3.6-plus`.
@@ -89,11 +101,13 @@ class ChatQwenConv(RoutedChatModel):
         max_tokens: At least 16.
         stop: Texts to end an answer before. Only in stateless calls: the service has no such
             parameter, and an answer that is cut here would stay whole in the conversation.
+        streaming: Whether `invoke` streams as well.
+        extra_body: Parameters of the service that have no field, as `{"enable_thinking": True}`.
 
     Key init args - client:
         conversations: The hub to share with other models, histories and stores. Without one, the
             model makes its own from `api_key`, `base_url`, `region`, `registry`,
-            `default_headers`, `client` and `async_client`; see `QwenConversations`.
+            `default_headers`, `client` and `async_client`; see `qwen_conv.QwenConversations`.
         timeout: Seconds.
         max_retries: For requests that may be sent twice, which turns of conversations may not.
 
@@ -121,8 +135,21 @@ class ChatQwenConv(RoutedChatModel):
         ```
 
     Tool calling:
+        The conversation waits for the result of a call, so pass it back:
+
         ```python
-        chat.bind_tools([get_weather]).invoke("How is the weather in Singapore?").tool_calls
+        messages = [HumanMessage("How is the weather in Singapore?")]
+        messages.append(chat.bind_tools([get_weather]).invoke(messages))
+        for call in messages[-1].tool_calls:
+            messages.append(get_weather.invoke(call))
+        chat.bind_tools([get_weather]).invoke(messages)
+        ```
+
+    Structured output:
+        It works by a tool call without a result, so use it outside of conversations:
+
+        ```python
+        chat.with_conversation(None).with_structured_output(Person).invoke("Bob is 20.")
         ```
 
     Token usage:
@@ -132,9 +159,9 @@ class ChatQwenConv(RoutedChatModel):
 
     Response metadata:
         ```python
-        answer.response_metadata["conversation_id"]
         answer.response_metadata["decision"]  # "attached", "rebased", "stateless" or "chained"
         answer.response_metadata["reason"]
+        answer.response_metadata["conversation_id"]  # of a turn in a conversation
         ```
     """
 
@@ -144,11 +171,13 @@ class ChatQwenConv(RoutedChatModel):
     on_divergence: OnDivergence | None = None
     """What to do if the messages are not what the conversation holds, followed by new ones:
     "rebase" (begin a new conversation from the list; the default with a session), "raise" (the
-    default with a bare id), or "ignore" (send what stands behind the last answer)."""
+    default with a bare id), "ignore" (send what stands behind the last answer), or "stateless"
+    (send the whole list on no conversation)."""
 
     system_prompt: Literal["instructions", "item"] = "instructions"
     """Where leading system messages go: into the turn's `instructions`, sent every time and never
-    stored, or into the conversation, where they expire after seven days like every item."""
+    stored, or into the conversation, where they expire after seven days like every item, and are
+    stored anew by each call that passes only new messages."""
 
     temperature: float | None = None
     """0 <= temperature < 2; by default the service's."""
@@ -189,7 +218,7 @@ class ChatQwenConv(RoutedChatModel):
     registry: Registry | None = Field(default=None, exclude=True, repr=False)
     """Which conversation a session is; by default one that lasts as long as the process."""
 
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False)
+    default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with every request."""
 
     client: Any = Field(default=None, exclude=True, repr=False)
@@ -202,6 +231,24 @@ class ChatQwenConv(RoutedChatModel):
     """Parameters of the service that have no field here, such as `{"enable_thinking": True}`. The
     service ignores what it does not know."""
 
+    def __init__(self, **settings: Any) -> None:
+        """Checks the settings, and makes a hub if none was given.
+
+        Raises:
+            MissingKeyError: There is no key.
+            UsageError: A setting is out of its range, or two of them contradict each other.
+            ValidationError: A setting is unknown, or of the wrong type (pydantic's error).
+        """
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            causes = [one.get("ctx", {}).get("error") for one in error.errors()]
+            own = next((cause for cause in causes if isinstance(cause, QwenConvError)), None)
+            if own is None:
+                raise
+            with as_model_errors(in_conversation=False):
+                raise own from None
+
     @model_validator(mode="after")
     def _set_qwen_conv_version(self) -> Self:
         self._add_version("qwen-conv", __version__)
@@ -213,8 +260,8 @@ class ChatQwenConv(RoutedChatModel):
             checked_conversation_id(self.conversation_id)
             if self.session_id is not None:
                 raise UsageError("Pass conversation_id or session_id, not both.")
-        self._settings({})
-        checked_sampling(stop=self.stop)
+        # LangChain's own tests make models with max_tokens=10: the turn checks its minimum.
+        checked_sampling(temperature=self.temperature, top_p=self.top_p, stop=self.stop)
         values = {name: getattr(self, name) for name in _HUB_SETTINGS}
         given = {name: value for name, value in values.items() if value is not None}
         if self.conversations is None:
@@ -325,25 +372,28 @@ class ChatQwenConv(RoutedChatModel):
                     "and an answer that is cut here would stay whole there. Pass stop=[], or "
                     "conversation_id=None for a stateless call."
                 )
+        settings = self._settings(kwargs)
+        checked_sampling(**{name: settings.get(name) for name in SAMPLING})
         system, rest = self._parted(messages_given)
         selected = self._selected(kwargs)
         return TurnRequest(
             LocalList(rest, messages.to_entry, messages.keys(rest)),
             kwargs.get("model") or self.model,
             checked_text(messages.instructions(system), "the system prompt") or None,
-            self._settings(kwargs),
+            settings,
             stream,
             selected["conversation_id"],
             selected["session_id"],
             kwargs.get("previous_response_id"),
             kwargs.get("on_divergence") or self.on_divergence,
+            answers.as_held,
         )
 
-    def _parted(self, given: list[BaseMessage]) -> tuple[list[SystemMessage], list[BaseMessage]]:
+    def _parted(self, given: list[BaseMessage]) -> tuple[list[BaseMessage], list[BaseMessage]]:
         """The system messages that go into the instructions, and the other messages."""
-        system: list[SystemMessage] = []
+        system: list[BaseMessage] = []
         for message in given if self.system_prompt == "instructions" else ():
-            if not isinstance(message, SystemMessage):
+            if not messages.is_system(message):
                 break
             system.append(message)
         return system, given[len(system) :]
@@ -352,17 +402,18 @@ class ChatQwenConv(RoutedChatModel):
         """The parameters of a turn under their names on the wire; those not set are left out.
 
         Raises:
-            UsageError: The service does not take a value.
+            UsageError: A tool cannot be passed on, or the choice is none of the tools.
         """
+        tools = [tool_to_wire(tool) for tool in kwargs.get("tools") or ()]
+        choice = kwargs.get("tool_choice")
         settings = {
             "temperature": kwargs.get("temperature", self.temperature),
             "top_p": kwargs.get("top_p", self.top_p),
             "max_output_tokens": kwargs.get("max_tokens", self.max_tokens),
+            "tools": tools or None,
+            "tool_choice": choice_to_wire(choice, tools) if choice and tools else choice,
+            "parallel_tool_calls": kwargs.get("parallel_tool_calls"),
         }
-        checked_sampling(**settings)
-        settings["tools"] = kwargs.get("tools") or None
-        settings["tool_choice"] = kwargs.get("tool_choice")
-        settings["parallel_tool_calls"] = kwargs.get("parallel_tool_calls")
         settings = {name: value for name, value in settings.items() if value is not None}
         return {**settings, **(self.extra_body or {}), **(kwargs.get("extra_body") or {})}
 
@@ -395,10 +446,12 @@ class ChatQwenConv(RoutedChatModel):
             UsageError: A function has the name of one of the service's own tools, or the choice
                 is none of the tools.
         """
-        wires = [tool_to_wire(tool, strict=strict) for tool in tools]
-        if tool_choice:
-            kwargs["tool_choice"] = choice_to_wire(tool_choice, wires)
-        return self.bind(tools=wires, **kwargs)
+        with as_model_errors(in_conversation=False):
+            wires = [tool_to_wire(tool, strict=strict) for tool in tools]
+            if tool_choice:
+                kwargs["tool_choice"] = choice_to_wire(tool_choice, wires)
+        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=wires, **kwargs)
+        return bound
 
     @property
     def _llm_type(self) -> str:
@@ -432,6 +485,18 @@ class ChatQwenConv(RoutedChatModel):
         if words := self._stop(stop):
             params["ls_stop"] = words
         return params
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[Any] | None = None,
+    ) -> int:
+        """About how many tokens the messages are; Qwen's tokenizer is not at hand here."""
+        return count_tokens_approximately(messages, tools=list(tools) if tools else None)
+
+    def get_num_tokens(self, text: str) -> int:
+        """About how many tokens the text is."""
+        return count_tokens_approximately([HumanMessage(text)])
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         return profile_of(self.model)

@@ -12,7 +12,7 @@ other providers are understood as far as LangChain understands them.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -131,7 +131,15 @@ def _told(message: BaseMessage, role: Role, parts: tuple[Part, ...]) -> Message:
     return Message(role, parts)
 
 
-def instructions(messages: Iterable[SystemMessage]) -> str:
+def is_system(message: BaseMessage) -> bool:
+    """Whether a message is a part of the system prompt."""
+    return isinstance(message, SystemMessage) or (
+        isinstance(message, ChatMessage)
+        and _CHAT_ROLES.get(message.role) in {"system", "developer"}
+    )
+
+
+def instructions(messages: Iterable[BaseMessage]) -> str:
     """The text that leading system messages are as the `instructions` of a turn."""
     return "\n\n".join(map(_only_text, messages))
 
@@ -152,6 +160,9 @@ def from_core(items: Iterable[Item]) -> dict[str, Any]:
         match item:
             case Message():
                 text.append(item.text)
+                others = [dict(part.wire) for part in item.content if isinstance(part, OtherPart)]
+                if others:
+                    extra.setdefault("output_items", []).extend(others)
                 ids[:0] = [item.id] if item.id and len(text) == 1 else []
                 extra = _with_citations(extra, item)
             case FunctionCall():
@@ -173,21 +184,78 @@ def from_core(items: Iterable[Item]) -> dict[str, Any]:
     }
 
 
+def from_stored(items: Sequence[Item]) -> BaseMessage:
+    """The message that some items of a conversation are; see `said_together`.
+
+    The mirror of `to_core`: what it says is what the items say.
+    """
+    match items:
+        case [FunctionOutput(call_id, output)]:
+            return ToolMessage(output, tool_call_id=call_id, id=items[0].id)
+        case [Message("user", content)]:
+            return HumanMessage(_content(content), id=items[0].id)
+        case [Message("system", content)]:
+            return SystemMessage(_content(content), id=items[0].id)
+        case [Message("developer", content)]:
+            role = {"__openai_role__": "developer"}
+            return SystemMessage(_content(content), additional_kwargs=role, id=items[0].id)
+    return AIMessage(**from_core(items))
+
+
+def _content(parts: tuple[Part, ...]) -> Any:
+    match parts:
+        case (Text(text),):
+            return text
+    return [_block(part) for part in parts]
+
+
+def _block(part: Part) -> dict[str, Any]:
+    """The standard block that a part is; the mirror of `_part`."""
+    match part:
+        case Text(text) | Refusal(text):
+            return {"type": "text", "text": text}
+        case Image(url, detail):
+            extras = {"extras": {"detail": detail}} if detail else {}
+            kind, found, data = url.removeprefix("data:").partition(";base64,")
+            if url.startswith("data:") and found:
+                return {"type": "image", "base64": data, "mime_type": kind, **extras}
+            return {"type": "image", "url": url, **extras}
+        case OtherPart({"type": "input_audio", "audio_url": str(url)}):
+            return {"type": "audio", "url": url}
+        case OtherPart({"type": "input_audio", "data": str(data), "format": str(form)}):
+            return {"type": "audio", "base64": data, "mime_type": f"audio/{form}"}
+        case OtherPart({"type": "input_video", "video_url": str(url)}):
+            return {"type": "video", "url": url}
+        case OtherPart({"type": "input_file", "file_url": str(url)}):
+            return {"type": "file", "url": url}
+        case OtherPart(wire):
+            return {"type": "non_standard", "value": dict(wire)}
+
+
 def _tool_call(call: FunctionCall) -> ToolCall | InvalidToolCall:
-    try:
-        arguments = json.loads(call.arguments or "{}")
-        error = None if isinstance(arguments, dict) else "the arguments are no JSON object"
-    except ValueError as wrong:
-        error = f"the arguments are not JSON: {wrong}"
-    if error is None:
+    arguments = arguments_of(call.arguments)
+    if arguments is not None:
         return ToolCall(name=call.name, args=arguments, id=call.call_id, type="tool_call")
     return InvalidToolCall(
         name=call.name,
         args=call.arguments,
         id=call.call_id,
-        error=error,
+        error="the arguments are not a JSON object",
         type="invalid_tool_call",
     )
+
+
+def arguments_of(text: str) -> dict[str, Any] | None:
+    """The arguments of a call; `None` if the text is not a JSON object, or was cut off."""
+    try:
+        arguments = json.loads(text or "{}", parse_constant=_refuse_constant)
+    except ValueError:
+        return None
+    return arguments if isinstance(arguments, dict) else None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _with_citations(extra: dict[str, Any], message: Message) -> dict[str, Any]:
@@ -235,7 +303,20 @@ def _calls(message: AIMessage) -> Iterator[Item]:
     for call in message.tool_calls:
         yield FunctionCall(_call_id(call), call["name"], _json(call["args"]))
     for broken in message.invalid_tool_calls:
-        yield FunctionCall(_call_id(broken), broken["name"] or "", broken["args"] or "")
+        yield FunctionCall(_call_id(broken), broken["name"] or "", _broken(broken["args"] or ""))
+
+
+def _broken(arguments: str) -> str:
+    """A broken call's arguments as the model wrote them.
+
+    A stream passes them on as a JSON text, for LangChain mends broken JSON in a stream, and a
+    call that was cut off would be run.
+    """
+    try:
+        text = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return text if isinstance(text, str) else arguments
 
 
 def _call_id(call: ToolCall | InvalidToolCall) -> str:
@@ -276,7 +357,7 @@ def _parts(message: BaseMessage) -> tuple[Part, ...]:
 def _part(message: BaseMessage, block: Mapping[str, Any]) -> Part:
     """A part of what a user says. Forms: help.aliyun.com, "Responses API", read 2026-11-20."""
     match block:
-        case {"type": "text", "text": str(text)}:
+        case {"type": "text" | "text-plain", "text": str(text)}:
             return Text(text)
         case {"type": "image", "url": str(url)}:
             return Image(url, block.get("extras", {}).get("detail"))
@@ -293,6 +374,11 @@ def _part(message: BaseMessage, block: Mapping[str, Any]) -> Part:
             return OtherPart({"type": "input_file", "file_url": url})
         case {"type": "non_standard", "value": {"type": "image_url", "image_url": str(url)}}:
             return Image(url)
+        case {
+            "type": "non_standard",
+            "value": {"type": "video_url", "video_url": {"url": str(url)}},
+        }:
+            return OtherPart({"type": "input_video", "video_url": url})
         case {"type": "non_standard", "value": {"type": "input_text", "text": str(text)}}:
             return Text(text)
         case {"type": "non_standard", "value": {"type": "input_image", "image_url": str(url)}}:
@@ -301,11 +387,12 @@ def _part(message: BaseMessage, block: Mapping[str, Any]) -> Part:
             "input_"
         ):
             return OtherPart(wire)
+    inner = block["value"] if block["type"] == "non_standard" else block
     raise _unplaced(
         message,
-        block["type"],
-        "text, images (address or data), audio (address or data), and videos and files by "
-        "address can be sent",
+        inner.get("type"),
+        "text, images and audio (by 'url', or 'base64' and 'mime_type'), and videos and files by "
+        "'url' can be sent",
     )
 
 

@@ -21,6 +21,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field
 
+from langchain_qwen_conv.errors import as_model_errors
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import checked_conversation_id
 
@@ -63,6 +64,10 @@ class RoutedChatModel(BaseChatModel):
     session_id: str | None = None
     """The session to go on with: a key of the hub's registry."""
 
+    config_selects: bool = True
+    """Whether the config of a call can select the conversation. A call inside a chain, a tool or a
+    middleware has the config of the call around it."""
+
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
         defer_build=True,  # an import need not pay for what the first model needs
@@ -73,14 +78,42 @@ class RoutedChatModel(BaseChatModel):
     )
 
     def with_conversation(self, conversation_id: str | None) -> Self:
-        """This model on that conversation; `None`: on none, for stateless calls.
+        """This model on that conversation; `None`: on none, whatever the config of a call says.
 
         Raises:
             UsageError: It is not the id of a conversation.
         """
-        if conversation_id is not None:
-            checked_conversation_id(conversation_id)
-        return self.model_copy(update={"conversation_id": conversation_id, "session_id": None})
+        with as_model_errors(in_conversation=False):
+            if conversation_id is not None:
+                checked_conversation_id(conversation_id)
+        return self.model_copy(
+            update={
+                "conversation_id": conversation_id,
+                "session_id": None,
+                "config_selects": conversation_id is not None,
+            }
+        )
+
+    # LangChain's bindings hand `bind_tools` on to the model inside, without their arguments and
+    # config: what selects the conversation is therefore put into the model's fields.
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Binds arguments of every call; a conversation or session among them as a field."""
+        selects = {name: kwargs.pop(name) for name in _SELECTS if name in kwargs}
+        return super(RoutedChatModel, self._selecting(selects)).bind(**kwargs)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Binds a config; the conversation or session that it selects as a field."""
+        model = self._selecting(self._route({**(config or {}), **kwargs}, {}))  # type: ignore[arg-type]  # they are a config
+        return super(RoutedChatModel, model).with_config(config, **kwargs)
+
+    def _selecting(self, selects: Mapping[str, Any]) -> Self:
+        """This model with fields that say what such arguments of a call say."""
+        if not selects:
+            return self
+        if all(value is None for value in selects.values()):
+            return self.with_conversation(None)
+        return self.model_copy(update={**dict.fromkeys(_SELECTS), **selects})
 
     @property
     def _hub(self) -> QwenConversations:
@@ -88,15 +121,16 @@ class RoutedChatModel(BaseChatModel):
 
     def _route(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's arguments, with the conversation that the config selects, if it does."""
-        if any(name in kwargs for name in _SELECTS):
+        if not self.config_selects or any(name in kwargs for name in _SELECTS):
             return kwargs
         configurable = ensure_config(config).get("configurable") or {}
         if (conversation_id := configurable.get("qwen_conversation_id")) is not None:
             return {**kwargs, "conversation_id": conversation_id}
         # A session of the config is for whoever keeps sessions: not for a model that was given
         # neither a hub nor a registry, nor for one that has its conversation.
-        if self._hub.shared and self.conversation_id is None and "session_id" in configurable:
-            return {**kwargs, "session_id": configurable["session_id"]}
+        session_id = configurable.get("session_id")
+        if self._hub.shared and self.conversation_id is None and session_id is not None:
+            return {**kwargs, "session_id": session_id}
         return kwargs
 
     def _selected(self, kwargs: Mapping[str, Any]) -> dict[str, str | None]:

@@ -53,14 +53,20 @@ def choice_to_wire(choice: str | dict[str, Any] | bool, tools: list[dict[str, An
     Raises:
         UsageError: The choice is none of the tools.
     """
-    if isinstance(choice, dict) or choice in {"auto", "none"}:
-        return choice
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}}:  # as chat completions has it
+            choice = name
+        case dict() | "auto" | "none":
+            return choice
     if choice in {True, "any", "required"}:
         chosen = tools
     else:
         chosen = [tool for tool in tools if tool.get("name", tool["type"]) == choice]
     if not chosen:
-        raise UsageError(f"tool_choice is {choice!r}, which is none of the tools.")
+        names = (
+            ", ".join(repr(tool.get("name", tool["type"])) for tool in tools) or "there are none"
+        )
+        raise UsageError(f"tool_choice is {choice!r}, which is none of the tools ({names}).")
     if len(tools) == 1:
         return "required"
     named = [

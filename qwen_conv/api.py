@@ -15,12 +15,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from qwen_conv.errors import Failure, ServiceFailedError, own_errors
+from qwen_conv.errors import UNREADABLE, Failure, ServiceFailedError, own_errors, service_error
 
 if TYPE_CHECKING:
     from qwen_conv.calls import Call
     from qwen_conv.hub import QwenConversations
-    from qwen_conv.items import Json
     from qwen_conv.locks import Holder
 
 T = TypeVar("T")
@@ -119,18 +118,17 @@ class SyncApi(_Shared):
         """Sends a call and returns what its answer means."""
         request = getattr(self._client, call.method)
         with own_errors(call, self.hub.secret):
-            wire = request(self._address(call), **self._arguments(call))
-        return call.reply(_json(wire))
+            return _read(call, request(self._address(call), **self._arguments(call)))
 
     def stream(self, call: Call[Any]) -> Generator[object, None, None]:
         """Sends a call that is answered by events; closing the iterator closes the connection."""
-        from qwen_conv.client import StreamOfObjects
+        from qwen_conv.client import Events
 
         with own_errors(call, self.hub.secret):
             events = self._client.post(
                 self._address(call),
                 stream=True,
-                stream_cls=StreamOfObjects,
+                stream_cls=Events,
                 **self._arguments(call),
             )
             with events:
@@ -152,18 +150,17 @@ class AsyncApi(_Shared):
         """Sends a call and returns what its answer means."""
         request = getattr(self._client, call.method)
         with own_errors(call, self.hub.secret):
-            wire = await request(self._address(call), **self._arguments(call))
-        return call.reply(_json(wire))
+            return _read(call, await request(self._address(call), **self._arguments(call)))
 
     async def stream(self, call: Call[Any]) -> AsyncGenerator[object, None]:
         """Sends a call that is answered by events; closing the iterator closes the connection."""
-        from qwen_conv.client import AsyncStreamOfObjects
+        from qwen_conv.client import AsyncEvents
 
         with own_errors(call, self.hub.secret):
             events = await self._client.post(
                 self._address(call),
                 stream=True,
-                stream_cls=AsyncStreamOfObjects,
+                stream_cls=AsyncEvents,
                 **self._arguments(call),
             )
             async with events:
@@ -181,10 +178,18 @@ class AsyncApi(_Shared):
         return question(*args, **kwargs)
 
 
-def _json(wire: object) -> Json:
-    if isinstance(wire, Mapping):
-        return wire
-    what = str(wire)[:200] if wire else "nothing"
-    raise ServiceFailedError(
-        Failure(f"The service answered with something that is not a JSON object: {what!r}")
-    )
+def _read(call: Call[T], wire: object) -> T:
+    """What an answer with the status 200 means; it may yet be an error."""
+    if not isinstance(wire, Mapping):
+        what = str(wire)[:200] if wire else "nothing"
+        raise ServiceFailedError(
+            Failure(f"The service answered with something that is not a JSON object: {what!r}")
+        )
+    if wire.keys() & {"error", "code", "message"} and not wire.keys() & {"id", "data", "deleted"}:
+        raise service_error(Failure.from_wire(wire), call)
+    try:
+        return call.reply(wire)
+    except UNREADABLE as error:
+        raise ServiceFailedError(
+            Failure(f"The service's answer cannot be read: {error}")
+        ) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 from qwen_conv.conversations import Conversation, Page, deleted_from_wire
 from qwen_conv.errors import UsageError
@@ -20,9 +21,9 @@ from qwen_conv.items import Item, Json, Message, from_wire, input_to_wire, to_wi
 from qwen_conv.limits import (
     PAGE_SIZE,
     checked_conversation_id,
+    checked_id,
     checked_items,
     checked_metadata,
-    checked_path_id,
 )
 from qwen_conv.responses import Response
 
@@ -36,9 +37,11 @@ class Call(Generic[Reply]):
 
     Attributes:
         method: How the request is made.
+        changes_items: Whether it changes what a conversation holds.
     """
 
     method: ClassVar[Literal["get", "post", "delete"]]
+    changes_items: ClassVar[bool] = False
 
     @property
     def path(self) -> str:
@@ -156,6 +159,7 @@ class DeleteConversation(_OfConversation[None]):
     """Deletes a conversation. Its items are not deleted by that: delete them first."""
 
     method = "delete"
+    changes_items = True
 
     def reply(self, wire: Json) -> None:
         deleted_from_wire(wire)
@@ -166,6 +170,7 @@ class CreateItems(_OfConversation[tuple[Item, ...]]):
     """Adds 1 to 20 messages to a conversation; answers with them as they are stored, in order."""
 
     method = "post"
+    changes_items = True
     items: tuple[Item, ...]
 
     def __post_init__(self) -> None:
@@ -226,11 +231,11 @@ class _OfItem(_OfConversation[Reply]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checked_path_id(self.item_id, "an item")
+        checked_id(self.item_id, "an item")
 
     @property
     def path(self) -> str:
-        return f"{super().path}/items/{self.item_id}"
+        return f"{super().path}/items/{quote(self.item_id, safe='')}"
 
 
 @dataclass(frozen=True)
@@ -248,9 +253,16 @@ class DeleteItem(_OfItem[None]):
     """Deletes one item of a conversation: the model is not shown it any more."""
 
     method = "delete"
+    changes_items = True
 
     def reply(self, wire: Json) -> None:
         deleted_from_wire(wire)
+
+
+_DECIDED = frozenset(
+    {"model", "input", "conversation", "previous_response_id", "instructions", "stream"}
+)
+"""Parameters that are no setting of a turn, but what it is."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +283,7 @@ class CreateResponse(Call[Response]):
     """
 
     method = "post"
+    changes_items = True
     model: str
     input: tuple[Item, ...]
     conversation_id: str | None = None
@@ -288,6 +301,12 @@ class CreateResponse(Call[Response]):
             )
         if not self.input:
             raise UsageError("There is nothing to send: pass at least one message.")
+        decided = _DECIDED | {"store"} if self.conversation_id else _DECIDED
+        if taken := sorted(decided & self.settings.keys()):
+            raise UsageError(
+                f"extra_body holds {' and '.join(map(repr, taken))}, which the turn itself decides:"
+                " pass it as an argument of its own (the system prompt as a SystemMessage)."
+            )
 
     @property
     def path(self) -> str:
@@ -296,7 +315,7 @@ class CreateResponse(Call[Response]):
     @property
     def repeatable(self) -> bool:
         # Only what is stored nowhere can be sent twice.
-        return self.store is False and not self.conversation_id
+        return self.settings.get("store", self.store) is False and not self.conversation_id
 
     @property
     def body(self) -> dict[str, Any]:
@@ -326,11 +345,11 @@ class _OfResponse(Call[Reply]):
     response_id: str
 
     def __post_init__(self) -> None:
-        checked_path_id(self.response_id, "a response")
+        checked_id(self.response_id, "a response")
 
     @property
     def path(self) -> str:
-        return f"/responses/{self.response_id}"
+        return f"/responses/{quote(self.response_id, safe='')}"
 
 
 @dataclass(frozen=True)
@@ -380,7 +399,7 @@ class ListInputItems(_OfResponse[Page]):
 
 def _checked_page(after: str | None, limit: int) -> None:
     if after is not None:
-        checked_path_id(after, "an item")
+        checked_id(after, "an item")
     if not 1 <= limit <= PAGE_SIZE:
         raise UsageError(f"A page has 1 to {PAGE_SIZE} items, not {limit}.")
 

@@ -8,7 +8,7 @@ default headers are said in full, so that none of them, nor the SDK's telemetry,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import openai
@@ -66,5 +66,49 @@ def _headers(api_key: str, more: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
-StreamOfObjects = openai.Stream[object]
-AsyncStreamOfObjects = openai.AsyncStream[object]
+class Events(openai.Stream[object]):
+    """The events of a stream as the JSON that they are, an answer that is no stream as one event.
+
+    The SDK's own reading fails on an event without data, which SSE makes of a comment behind an
+    `id:` line, and loses the request's id of an error.
+    """
+
+    def __stream__(self) -> Iterator[object]:
+        try:
+            if _is_json(self.response):
+                self.response.read()
+                yield self.response.json()
+                return
+            for event in self._iter_events():
+                if event.data == DONE:
+                    return
+                if event.data:
+                    yield event.json()
+        finally:
+            self.response.close()
+
+
+class AsyncEvents(openai.AsyncStream[object]):
+    """`Events`, for the tasks of an event loop."""
+
+    async def __stream__(self) -> AsyncIterator[object]:
+        try:
+            if _is_json(self.response):
+                await self.response.aread()
+                yield self.response.json()
+                return
+            async for event in self._iter_events():
+                if event.data == DONE:
+                    return
+                if event.data:
+                    yield event.json()
+        finally:
+            await self.response.aclose()
+
+
+DONE = "[DONE]"
+"""What OpenAI ends some streams with; Qwen's have no such line."""
+
+
+def _is_json(response: Any) -> bool:
+    return str(response.headers.get("content-type", "")).startswith("application/json")

@@ -105,11 +105,18 @@ class LocalList:
         Raises:
             NotRepresentableError: One of them cannot be sent.
         """
-        known = self._entries
-        for index in range(start, len(self._messages)):
-            if index not in known:
-                known[index] = self._entry_of(self._messages[index])
-        return tuple(known[index] for index in range(start, len(self._messages)))
+        return tuple(map(self.entry, range(start, len(self._messages))))
+
+    def entry(self, index: int) -> Entry:
+        """The message at that place.
+
+        Raises:
+            NotRepresentableError: It cannot be sent.
+        """
+        found = self._entries.get(index)
+        if found is None:
+            found = self._entries[index] = self._entry_of(self._messages[index])
+        return found
 
     def proven(self, proof: Proof | None, now: float) -> int:
         """How many messages at the beginning the proof vouches for: all that it covers, or 0."""
@@ -117,9 +124,46 @@ class LocalList:
             return 0
         return proof.messages if hash(self._keys[: proof.messages]) == proof.digest else 0
 
+    def proof(self, since: float) -> Proof:
+        """The proof that a conversation ends with this list."""
+        return Proof(len(self._keys), hash(self._keys), since)
+
     def proof_with(self, answer: Hashable, since: float) -> Proof:
         """The proof for this list and the answer that it was given."""
         return Proof(len(self._keys) + 1, hash((*self._keys, answer)), since)
+
+
+class Doubt(NamedTuple):
+    """A turn whose outcome is not known: no reply came, or it was not read to its end.
+
+    Attributes:
+        sent: What it sent, in order.
+        behind: The id of the item that the conversation ended with before; `""` if it was empty,
+            `None` if that was not known.
+    """
+
+    sent: tuple[Fingerprint, ...]
+    behind: str | None
+
+    def concerns(self, entries: Sequence[Entry]) -> bool:
+        """Whether it matters to that list: it has answers, or would send the same again.
+
+        Who passes only new messages, and other ones, goes on behind the turn, if it is there.
+        """
+        said = tuple(chain.from_iterable(entry.said for entry in entries))
+        again = said[: len(self.sent)] == self.sent
+        return again or any(entry.is_answer for entry in entries)
+
+    def left(self, items: Sequence[Item]) -> Sequence[Item]:
+        """What the turn left of itself at the end of a conversation, if anything."""
+        starts = range(len(items)) if self.behind is None else range(min(1, len(items)))
+        for start in reversed(starts):
+            end = len(items)
+            while end > start and _is_output(items[end - 1]):
+                end -= 1
+            if fingerprints(items[start:end]) == self.sent:
+                return items[start:]
+        return ()
 
 
 class Known(NamedTuple):
@@ -131,12 +175,14 @@ class Known(NamedTuple):
         head: The ids of what it ended with when this process last saw it, the response's first;
             empty if that is not known.
         proof: The list that this process saw it end with.
+        doubt: A turn that was sent after all that; what became of it is not known.
     """
 
     exists: bool = False
     empty: bool = False
     head: tuple[str, ...] = ()
     proof: Proof | None = None
+    doubt: Doubt | None = None
 
 
 class Look(NamedTuple):
@@ -210,14 +256,38 @@ def decide(
         UsageError: The conversation holds every message, and the last is an answer.
         NotRepresentableError: A message cannot be sent.
     """
+    verdict = _decide(
+        local, known, seen, base_url=base_url, conversation_id=conversation_id, now=now
+    )
+    if isinstance(verdict, Attach) and (results := _results(verdict.send)):
+        entries = local.entries()
+        for entry in entries:
+            if entry.stamp and entry.stamp.encoded and results & _calls(entry):
+                return Diverged("the call of a tool's result is stored as text", _new(entries))
+    return verdict
+
+
+def _decide(
+    local: LocalList,
+    known: Known,
+    seen: Seen | None,
+    *,
+    base_url: str,
+    conversation_id: str,
+    now: float,
+) -> Attach | Look | Diverged:
     if proven := local.proven(known.proof, now):
         assert known.proof is not None  # noqa: S101 - proven says so
-        return _attach(
-            local.entries(proven),
-            "this process saw the conversation take the others",
-            after=known.head[0] if known.head else None,
-            since=known.proof.since,
-        )
+        last = local.entry(proven - 1)
+        if not _is_elsewhere(last.stamp, known, base_url, conversation_id):
+            return _attach(
+                local.entries(proven),
+                "this process saw the conversation take the others",
+                stored=last,
+                item_id=known.head[-1] if known.head else None,
+                after=known.head[0] if known.head else None,
+                since=known.proof.since,
+            )
 
     entries = local.entries()
     anchor = _last_stamped(entries, base_url, conversation_id)
@@ -266,7 +336,7 @@ def settle(
     *,
     base_url: str,
     conversation_id: str,
-    response_id: str,
+    response_id: str | None,
     item_ids: tuple[str, ...],
     received: Sequence[Item],
     now: float,
@@ -343,6 +413,20 @@ def _attach(
     return Attach((stored,), "the last message is stored, but unanswered", item_id, None, since)
 
 
+def _is_elsewhere(stamp: Stamp | None, known: Known, base_url: str, conversation_id: str) -> bool:
+    """Whether a message says that it stands in the conversation, but not at its end.
+
+    That a list says the same as the conversation's end is then by chance: it goes back.
+    """
+    return (
+        stamp is not None
+        and stamp.conversation_id == conversation_id
+        and stamp.base_url == base_url
+        and bool(known.head)
+        and not set(stamp.ids) & set(known.head)
+    )
+
+
 def _last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str) -> int:
     """Where the last message stands that claims to be in this conversation; -1 if none does."""
     for index in range(len(entries) - 1, -1, -1):
@@ -415,6 +499,23 @@ def _beginning(entries: Sequence[Entry], content: tuple[Fingerprint, ...]) -> in
         elif len(said) > len(content):
             break
     return found
+
+
+def _results(entries: Iterable[Entry]) -> set[str]:
+    """The calls that the entries bring results of."""
+    items = chain.from_iterable(entry.items for entry in entries)
+    return {item.call_id for item in items if isinstance(item, FunctionOutput)}
+
+
+def _calls(entry: Entry) -> set[str]:
+    return {item.call_id for item in entry.items if isinstance(item, FunctionCall)}
+
+
+def _is_output(item: Item) -> bool:
+    """Whether a model made the item."""
+    if isinstance(item, Message):
+        return item.role == "assistant"
+    return not isinstance(item, FunctionOutput)
 
 
 def _is_system(item: Item) -> bool:

@@ -3,13 +3,16 @@
     QwenConvError
     ├── UsageError (a ValueError)        refused here, before anything was sent: change the call
     │   ├── MissingKeyError              no API key: pass one, or set DASHSCOPE_API_KEY
-    │   └── NotRepresentableError        the wire has no place for this content: change the message
+    │   ├── NotRepresentableError        the wire has no place for this content: change the message
+    │   └── SessionElsewhereError        a session of another base URL or account: choose a way out
     ├── DivergedError                    not what the conversation holds: choose a way out
     ├── ConversationBusyError            waiting would never end: finish the turn that is open
+    ├── RegistryError                    the registry cannot be used: look after its database
     ├── ServiceError                     the service answered, but not with what was asked for
     │   ├── KeyRefusedError              401: another key, or the region the key is of
     │   ├── PermissionRefusedError       403: the account may not do this
     │   ├── RequestRefusedError          400 and its like: change the request
+    │   │   ├── UnansweredCallError      answer the tool call first
     │   │   ├── InputTooLongError        send less
     │   │   └── ModelNotFoundError       another model name
     │   ├── NotFoundError                the thing named is not there (any more)
@@ -70,6 +73,10 @@ class NotRepresentableError(UsageError):
     """A message holds what the wire cannot carry. The message names it and what would do."""
 
 
+class SessionElsewhereError(UsageError):
+    """The registry has the session's key for another base URL or account."""
+
+
 class DivergedError(QwenConvError):
     """The list of messages is not what the conversation holds, followed by new ones.
 
@@ -84,13 +91,17 @@ class DivergedError(QwenConvError):
         super().__init__(
             f"Nothing was sent: the messages do not continue {conversation_id}: {reason}. "
             "Ways out: pass only the new messages; pass on_divergence='ignore' to send what stands "
-            "behind the last message that the conversation holds; or use a session_id instead of "
-            "a conversation_id, then a new conversation is begun from your list."
+            "behind the last answer of your list; or use a session_id instead of a "
+            "conversation_id, then a new conversation is begun from your list."
         )
 
 
 class ConversationBusyError(QwenConvError):
     """This very thread or task holds the conversation's open turn: waiting would never end."""
+
+
+class RegistryError(QwenConvError):
+    """The registry cannot be used: its database cannot be opened, failed, or is too new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +182,15 @@ class PermissionRefusedError(ServiceError):
 
 class RequestRefusedError(ServiceError):
     """The service does not take the request as it is."""
+
+
+class UnansweredCallError(RequestRefusedError):
+    """The conversation ends with a tool call whose result it was never given."""
+
+    advice = (
+        "Pass the result as a ToolMessage, or go on without that turn: "
+        "hub.forget_session(key) lets a session begin a new conversation."
+    )
 
 
 class InputTooLongError(RequestRefusedError):
@@ -273,6 +293,7 @@ _OF_TEXT: tuple[tuple[str, type[ServiceError]], ...] = (
     ("range of input length should be", InputTooLongError),
     ("not found previous_response_id", ResponseNotFoundError),
     ("too many requests", RateLimitedError),
+    ("no tool output found", UnansweredCallError),
 )
 
 _OF_STATUS: dict[int, type[ServiceError]] = {
@@ -315,6 +336,9 @@ def _missing(failure: Failure, call: Call[Any] | None) -> type[ServiceError]:
     return NotFoundError
 
 
+UNREADABLE = (TypeError, AttributeError, ValueError, LookupError)
+"""What reading JSON of another shape than the documented one comes to."""
+
 _SHORTEST_KEY = 8
 """Characters; what is shorter is a placeholder, and may be a part of any word."""
 
@@ -329,24 +353,45 @@ def own_errors(call: Call[Any], secret: str) -> Iterator[None]:
     """
     try:
         yield
-    except QwenConvError:
+    except QwenConvError as error:
+        blacken(error, secret)
         raise
     except Exception as error:
         ours = translated(error, call)
+        blacken(error, secret)
         if ours is None:
             raise
-        if secret and secret in f"{ours}{error}{getattr(error, 'body', '')}":
-            ours.args = tuple(str(arg).replace(secret, "[api key]") for arg in ours.args)
-            raise ours from None
+        blacken(ours, secret)
         raise ours from error
+
+
+def blacken(error: BaseException, secret: str) -> None:
+    """Blackens the API key wherever an error says it."""
+    if len(secret) < _SHORTEST_KEY:
+        return
+
+    def black(value: object) -> Any:
+        match value:
+            case str():
+                return value.replace(secret, "[api key]")
+            case Mapping():
+                return {key: black(one) for key, one in value.items()}
+            case tuple() | list():
+                return type(value)(map(black, value))
+        return value
+
+    error.args = black(error.args)
+    for name, value in vars(error).items():
+        if isinstance(value, str | dict | list):
+            setattr(error, name, black(value))
 
 
 def translated(error: Exception, call: Call[Any] | None = None) -> QwenConvError | None:
     """The error of this tree for one of the SDK, of the HTTP library or of JSON; else `None`."""
     if isinstance(error, UnicodeEncodeError):
         return NotRepresentableError(
-            f"The request holds {error.object[error.start]!a}, half of a character (a lone "
-            "surrogate), which no JSON text can carry: nothing was sent."
+            f"The request holds {error.object[error.start]!a}, which cannot be sent there (half of "
+            "a character, or in a header anything but ASCII): nothing was sent."
         )
     if isinstance(error, json.JSONDecodeError):
         return ServiceFailedError(Failure("The service answered with something that is not JSON"))

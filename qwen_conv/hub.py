@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
@@ -19,9 +20,9 @@ from pydantic import SecretStr
 
 from qwen_conv.api import Api, AsyncApi, SyncApi, finish
 from qwen_conv.errors import MissingKeyError, UsageError
-from qwen_conv.ledger import Ledger
+from qwen_conv.ledger import PROCESS_LEDGER
 from qwen_conv.limits import checked_base_url
-from qwen_conv.locks import TurnLocks
+from qwen_conv.locks import PROCESS_LOCKS
 from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Session
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class QwenConversations:
         if ready is not None and base_url is None and region is None:
             base_url = str(ready.base_url)
         self.base_url = checked_base_url(
-            _base_url(base_url, region), allow_plain_http=allow_plain_http
+            _base_url(base_url, region).strip(), allow_plain_http=allow_plain_http
         )
         self.api_key = _key(api_key, ready)
         self.registry = registry if registry is not None else PROCESS_REGISTRY
@@ -94,8 +95,8 @@ class QwenConversations:
         self.max_retries = max_retries
         self.default_headers = dict(default_headers or {})
         self.clock = clock
-        self.locks = TurnLocks()
-        self.ledger = Ledger()
+        self.locks = PROCESS_LOCKS
+        self.ledger = PROCESS_LEDGER
         self.shared = True
         """Whether somebody asked for this hub; a model that makes its own says no."""
         self._mutex = threading.Lock()
@@ -293,5 +294,10 @@ def _key(
         raise MissingKeyError(
             "No API key: set DASHSCOPE_API_KEY, or pass api_key. Keys are made in the Model "
             "Studio console, in the region they are used in."
+        )
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UsageError(
+            "The API key holds a character that no key has (a blank, a line break, or anything "
+            "but ASCII): copy it anew, in full."
         )
     return SecretStr(key)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
@@ -127,18 +127,25 @@ Item = Message | FunctionCall | FunctionOutput | Reasoning | OtherItem
 
 
 def from_wire(wire: Json) -> Item:
-    """The item that a piece of the service's JSON stands for; unknown types are kept."""
+    """The item that a piece of the service's JSON stands for; unknown types are kept.
+
+    Raises:
+        TypeError: It is no JSON object, or its content is no list.
+    """
     match wire:
         case {"type": "message"} | {"role": _, "content": _}:
             return _message_from_wire(wire)
-        case {"type": "function_call", "call_id": call_id, "name": name, "arguments": str(given)}:
-            return FunctionCall(call_id, name, given, wire.get("id"))
+        case {"type": "function_call", "name": str(name)} if (
+            call_id := _call_id(wire)
+        ) is not None:
+            return FunctionCall(call_id, name, arguments_text(wire), wire.get("id"))
         case {"type": "function_call_output", "call_id": call_id, "output": str(output)}:
             return FunctionOutput(call_id, output, wire.get("id"))
         case {"type": "reasoning"}:
             return Reasoning(_reasoning_text(wire), wire.get("id"))
-        case _:
+        case Mapping():
             return OtherItem(wire)
+    raise TypeError(f"an item is {wire!r}")
 
 
 def to_wire(item: Item) -> dict[str, Any]:
@@ -180,22 +187,24 @@ def input_to_wire(items: Iterable[Item]) -> str | list[dict[str, Any]]:
 def _message_from_wire(wire: Json) -> Message:
     content = wire.get("content")
     if isinstance(content, str):
-        parts: tuple[Part, ...] = (Text(content),)
+        parts: tuple[Part, ...] = (Text(mended(content)),)
     else:
-        parts = tuple(map(_part_from_wire, content or ()))
+        parts = tuple(_part_from_wire(part) for part in content or () if part is not None)
     return Message(wire.get("role", "user"), parts, wire.get("id"), wire.get("status"))
 
 
 def _part_from_wire(wire: Json) -> Part:
     match wire:
         case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
-            return Text(text, tuple(wire.get("annotations") or ()))
+            cited = [one for one in wire.get("annotations") or () if isinstance(one, Mapping)]
+            return Text(mended(text), tuple(cited))
         case {"type": "input_image", "image_url": str(url)}:
             return Image(url, wire.get("detail"))
         case {"type": "refusal", "refusal": str(text)}:
             return Refusal(text)
-        case _:
+        case Mapping():
             return OtherPart(wire)
+    raise TypeError(f"a part of a message is {wire!r}")
 
 
 def _content_to_wire(role: Role, content: tuple[Part, ...]) -> str | list[dict[str, Any]]:
@@ -222,7 +231,59 @@ def _part_to_wire(role: Role, part: Part) -> dict[str, Any]:
 
 def _reasoning_text(wire: Json) -> str:
     pieces = [*(wire.get("summary") or ()), *(wire.get("content") or ())]
-    return "\n\n".join(piece["text"] for piece in pieces if isinstance(piece.get("text"), str))
+    said = [piece.get("text") for piece in pieces if isinstance(piece, Mapping)]
+    return "\n\n".join(mended(text) for text in said if isinstance(text, str))
+
+
+def _call_id(wire: Json) -> str | None:
+    """What the result of a call has to name: its `call_id`; some servers give only the `id`."""
+    call_id: str | None = wire.get("call_id")
+    return wire.get("id") if call_id is None else call_id
+
+
+def arguments_text(wire: Json) -> str:
+    """A call's arguments as JSON text, whether they came as text, as JSON, or not at all."""
+    arguments = wire.get("arguments")
+    if isinstance(arguments, str):
+        return mended(arguments)
+    return "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
+
+
+def mended(text: str) -> str:
+    """A text of the service without halves of characters, which nothing could send back.
+
+    JSON can name the halves of a character beyond U+FFFF one by one: two that belong together are
+    joined, one that stands alone becomes U+FFFD.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def said_together(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
+    """The items message by message, as frameworks hold them: an answer is all that a model says.
+
+    An answer's thoughts and built-in tools stand before its text, its tool calls behind it.
+    """
+    answer: list[Item] = []
+    for item in items:
+        is_answers = isinstance(item, FunctionCall | Reasoning | OtherItem) or (
+            isinstance(item, Message) and item.role == "assistant"
+        )
+        begins = not isinstance(item, FunctionCall) and any(
+            isinstance(one, Message | FunctionCall) for one in answer
+        )
+        if answer and (begins or not is_answers):
+            yield tuple(answer)
+            answer = []
+        if is_answers:
+            answer.append(item)
+        else:
+            yield (item,)
+    if answer:
+        yield tuple(answer)
 
 
 Fingerprint = str
@@ -291,7 +352,7 @@ def _said(role: Role, content: Sequence[Part]) -> str:
 
 def _canonical(arguments: str) -> str:
     try:
-        return json.dumps(json.loads(arguments), ensure_ascii=False, sort_keys=True)
+        return json.dumps(json.loads(arguments or "{}"), ensure_ascii=False, sort_keys=True)
     except ValueError:
         return arguments
 

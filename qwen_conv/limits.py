@@ -43,8 +43,11 @@ TOP_P_MOST = 1.0
 OUTPUT_TOKENS_LEAST = 16
 """`max_output_tokens` is at least this. The service's own refusal of 1, seen 2026-09-27."""
 
+SAMPLING = ("temperature", "top_p", "max_output_tokens")
+"""The parameters that `checked_sampling` looks at."""
+
+_ID = re.compile(r"(?!\.+$)[^/\\?#%\s]+")
 _CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]+")
-_PATH_SAFE_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def checked_conversation_id(value: object) -> str:
@@ -61,13 +64,24 @@ def checked_conversation_id(value: object) -> str:
     )
 
 
-def checked_path_id(value: object, what: str) -> str:
-    """Returns `value` if it can stand in a URL path as the id of `what`.
+def checked_session_id(value: object) -> str:
+    """Returns `value` if it can name a session: any text, but a text.
 
     Raises:
-        UsageError: It is empty or holds a character that no id has.
+        UsageError: It cannot.
     """
-    if isinstance(value, str) and _PATH_SAFE_ID.fullmatch(value):
+    if isinstance(value, str) and value:
+        return checked_text(value, "session_id")
+    raise UsageError(f"session_id is {value!r}: pass a name of your own, a text that is not empty.")
+
+
+def checked_id(value: object, what: str) -> str:
+    """Returns `value` if it can be the id of `what`. In a path it is quoted yet.
+
+    Raises:
+        UsageError: It is no text, or one that would lead elsewhere in a path.
+    """
+    if isinstance(value, str) and _ID.fullmatch(value) and value.isprintable():
         return value
     raise UsageError(f"{value!r} is not the id of {what}: pass it as the service returned it.")
 
@@ -132,6 +146,13 @@ def checked_sampling(
     stop: Iterable[str] | None = None,
 ) -> None:
     """Raises `UsageError` unless the service takes these values; `None` is always taken."""
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if value is not None and not (
+            isinstance(value, int | float) and not isinstance(value, bool)
+        ):
+            raise UsageError(f"{name} is {value!r}; pass a number.")
+    if max_output_tokens is not None and type(max_output_tokens) is not int:
+        raise UsageError(f"max_tokens is {max_output_tokens!r}; pass a whole number.")
     if temperature is not None and not 0 <= temperature < TEMPERATURE_BELOW:
         raise UsageError(
             f"temperature is {temperature}; the service takes 0 <= temperature < "

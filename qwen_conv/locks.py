@@ -38,6 +38,14 @@ class Holder:
             lock._hand_over()  # noqa: SLF001 - the two are one mechanism
 
 
+PATIENCE = 1.0
+"""Seconds that a task waits for a lock which the line of execution it belongs to holds itself."""
+
+_NEVER_ENDS = (
+    "This conversation's turn is still open right here, and waiting for it would never end: read "
+    "its stream to the end, or close it, before the next turn."
+)
+
 _held_here: ContextVar[tuple[Holder, ...]] = ContextVar("_held_here", default=())
 """The locks that this line of execution holds, or was begun by one that does: a stream's turn
 stays open between its chunks."""
@@ -74,8 +82,13 @@ class TurnLock:
         """
         me = self._enter(blocking=False)
         if me.turn is not None:
+            # An event loop closes a stream that was broken off, but not at once.
+            patience = PATIENCE if self._is_held_here() else None
             try:
-                await asyncio.wrap_future(me.turn)
+                await asyncio.wait_for(asyncio.wrap_future(me.turn), patience)
+            except TimeoutError:
+                self._give_up(me, me.turn)
+                raise ConversationBusyError(_NEVER_ENDS) from None
             except BaseException:
                 self._give_up(me, me.turn)
                 raise
@@ -87,21 +100,19 @@ class TurnLock:
             if self._holder is None:
                 self._holder = me
                 return me
-            if self._never_ends(self._holder, me, blocking=blocking):
-                raise ConversationBusyError(
-                    "This conversation's turn is still open right here, and waiting for it would "
-                    "never end: read its stream to the end, or close it, before the next turn."
-                )
+            if blocking and self._never_ends(self._holder, me):
+                raise ConversationBusyError(_NEVER_ENDS)
             me.turn = Future()
             self._waiting.append((me, me.turn))
             return me
 
-    @staticmethod
-    def _never_ends(holder: Holder, me: Holder, *, blocking: bool) -> bool:
-        if blocking and me.loop is not None and holder.loop is me.loop:
-            return True  # sleeping here stops the event loop in which the holder would go on
+    def _never_ends(self, holder: Holder, me: Holder) -> bool:
+        # Sleeping in an event loop stops the loop in which the holder would go on.
+        return (me.loop is not None and holder.loop is me.loop) or self._is_held_here()
+
+    def _is_held_here(self) -> bool:
         # Tasks that LangChain starts for a call carry its context on, so this sees them too.
-        return holder in _held_here.get()
+        return self._holder in _held_here.get()
 
     @staticmethod
     def _entered(me: Holder) -> Holder:
@@ -140,6 +151,10 @@ class TurnLocks:
             if lock is None:
                 lock = self._locks[name] = TurnLock()
             return lock
+
+
+PROCESS_LOCKS = TurnLocks()
+"""What the hubs of a process share: two of them take turns on one conversation one by one."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

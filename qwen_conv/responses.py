@@ -14,14 +14,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from qwen_conv.errors import Failure, ServiceFailedError, StreamCutError, service_error
+from qwen_conv.errors import (
+    UNREADABLE,
+    Failure,
+    ServiceFailedError,
+    StreamCutError,
+    service_error,
+)
 from qwen_conv.items import (
     FunctionCall,
     Item,
     Json,
     Message,
     Reasoning,
+    arguments_text,
     from_wire,
+    mended,
     to_wire,
 )
 
@@ -49,22 +57,27 @@ class Usage(NamedTuple):
         Cache writes stand only in `x_details`, under a key that two documents name differently
         (help.aliyun.com, "Responses API" and "Retrieve a response"; read 2026-11-20).
         """
-        read = (wire.get("input_tokens_details") or {}).get("cached_tokens") or 0
-        created = 0
-        for detail in wire.get("x_details") or ():
-            for key in ("input_tokens_details", "prompt_tokens_details"):
-                created = max(
-                    created, (detail.get(key) or {}).get("cache_creation_input_tokens") or 0
-                )
-        sent, got = wire.get("input_tokens") or 0, wire.get("output_tokens") or 0
+        created = [
+            _count(detail, key, "cache_creation_input_tokens")
+            for detail in wire.get("x_details") or ()
+            for key in ("input_tokens_details", "prompt_tokens_details")
+        ]
+        sent, got = _count(wire, "input_tokens"), _count(wire, "output_tokens")
         return cls(
             sent,
             got,
-            wire.get("total_tokens") or sent + got,
-            read,
-            created,
-            (wire.get("output_tokens_details") or {}).get("reasoning_tokens") or 0,
+            _count(wire, "total_tokens") or sent + got,
+            _count(wire, "input_tokens_details", "cached_tokens"),
+            max(created, default=0),
+            _count(wire, "output_tokens_details", "reasoning_tokens"),
         )
+
+
+def _count(wire: object, *keys: str) -> int:
+    """The number at the end of that path; 0 if there is none."""
+    for key in keys:
+        wire = wire.get(key) if isinstance(wire, Mapping) else None
+    return wire if isinstance(wire, int) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,7 @@ class Response:
     """What a model answered.
 
     Attributes:
-        id: The response's id, a UUID or `resp_` and a UUID.
+        id: The response's id, a UUID or `resp_` and a UUID; `None` if the service told none.
         status: "completed" or "incomplete".
         output: The items of the answer, in order.
         model: The model that answered.
@@ -82,7 +95,7 @@ class Response:
         wire: The response as it came.
     """
 
-    id: str
+    id: str | None
     status: str
     output: tuple[Item, ...]
     model: str
@@ -102,17 +115,18 @@ class Response:
         status = wire.get("status")
         if status == "failed" or (wire.get("error") and status != "incomplete"):
             raise service_error(Failure.from_wire({"response": wire}))
-        if not isinstance(wire.get("id"), str):
-            raise ServiceFailedError(Failure("The service's answer is not a response"))
-        usage = wire.get("usage")
+        if not wire.keys() & {"id", "output"} or status not in {"completed", "incomplete", None}:
+            said = f"a response that is {status!r}" if status else "no response"
+            raise ServiceFailedError(Failure(f"The service's answer is {said}"))
+        usage, details = wire.get("usage"), wire.get("incomplete_details")
         return cls(
-            wire["id"],
+            None if wire.get("id") is None else str(wire["id"]),
             status or "completed",
-            tuple(map(from_wire, wire.get("output") or ())),
+            tuple(from_wire(item) for item in wire.get("output") or () if item is not None),
             wire.get("model") or "",
-            Usage.from_wire(usage) if usage else None,
+            Usage.from_wire(usage) if isinstance(usage, Mapping) else None,
             wire.get("created_at"),
-            (wire.get("incomplete_details") or {}).get("reason"),
+            details.get("reason") if isinstance(details, Mapping) else None,
             wire,
         )
 
@@ -131,7 +145,11 @@ class ReasoningDelta(NamedTuple):
 
 
 class CallDelta(NamedTuple):
-    """More of a function call. `call_id` and `name` come with its first piece."""
+    """A function call: its `call_id` and `name` once they are known, then all its arguments.
+
+    The arguments are not passed on piece by piece: pieces of JSON are mended by whoever shows
+    them, and a call that was cut off in the middle would be run with what is left of it.
+    """
 
     output_index: int
     arguments: str
@@ -146,16 +164,13 @@ _FAILURE_KEYS = {"error", "code", "message"}
 
 @dataclass(slots=True)
 class _Call:
-    """A function call that is being received: what is known of it and was passed on."""
+    """A function call that is being received, and what of it was passed on."""
 
     index: int
-    pieces: list[str] = field(default_factory=list)
+    arguments: str = ""
     call_id: str | None = None
     name: str | None = None
-
-    @property
-    def arguments(self) -> str:
-        return "".join(self.pieces)
+    whole: bool = False
 
 
 class Reading:
@@ -168,9 +183,11 @@ class Reading:
     def __init__(self, call: Call[Response] | None = None) -> None:
         self._call_made = call
         self._text: list[str] = []  # all that was passed on
-        self._message_from = 0  # where in it the message begins that is being received
+        self._half = ""  # the first half of a character whose second half is to come
+        self._message_from = 0  # where in the text the message begins that is being received
         self._message_id: str | None = None
-        self._thought = False
+        self._thoughts: list[set[object]] = []  # the places of each reasoning item passed on
+        self._thought_part: object = None
         self._calls: list[_Call] = []
         self._call_at: dict[object, _Call] = {}  # by output index, and by item id
         self._items_done: list[Json] = []
@@ -185,32 +202,10 @@ class Reading:
         """
         if not isinstance(event, Mapping):
             raise ServiceFailedError(Failure("The stream holds something that is no event"))
-        match event.get("type"):
-            case "response.output_text.delta" | "response.refusal.delta":
-                self._message_id = event.get("item_id") or self._message_id
-                return self._more_text(event.get("delta") or "")
-            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
-                return self._more_thought(event.get("delta") or "")
-            case "response.function_call_arguments.delta":
-                return self._more_arguments(self._call(event), event.get("delta") or "")
-            case "response.output_item.added":
-                return self._begun(event, event.get("item") or {})
-            case "response.output_text.done":
-                return self._rest_of_text(event.get("text") or "")
-            case "response.function_call_arguments.done":
-                return self._rest_of_arguments(self._call(event), event.get("arguments") or "")
-            case "response.output_item.done":
-                return self._done(event, event.get("item") or {})
-            case "response.completed" | "response.incomplete" as kind:
-                return self._ended(event.get("response") or {}, kind.removeprefix("response."))
-            case "response.created" | "response.in_progress":
-                self._response_id = (event.get("response") or {}).get("id") or self._response_id
-            case "response.failed":
-                raise service_error(Failure.from_wire(event), self._call_made)
-            case kind if not str(kind).startswith("response.") and _FAILURE_KEYS & event.keys():
-                # An "error", a "server_error", or no type at all.
-                raise service_error(Failure.from_wire(event), self._call_made)
-        return NOTHING
+        try:
+            return self._news(event)
+        except UNREADABLE as error:
+            raise ServiceFailedError(Failure(f"An event cannot be read: {error}")) from error
 
     @property
     def response(self) -> Response:
@@ -226,7 +221,10 @@ class Reading:
                 "".join(self._text),
                 self._response_id,
             )
-        return Response.from_wire(self._final)
+        try:
+            return Response.from_wire(self._final)
+        except UNREADABLE as error:
+            raise ServiceFailedError(Failure(f"The answer cannot be read: {error}")) from error
 
     @property
     def received(self) -> tuple[Item, ...]:
@@ -239,7 +237,42 @@ class Reading:
         ]
         return (*((Message.of("assistant", text),) if text else ()), *calls)
 
+    def _news(self, event: Json) -> tuple[Delta, ...]:
+        match event.get("type"):
+            case "response.output_text.delta" | "response.refusal.delta":
+                self._message_id = event.get("item_id") or self._message_id
+                return self._more_text(event.get("delta") or "")
+            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
+                part = event.get("summary_index"), event.get("content_index")
+                return self._more_thought(_places(event), part, event.get("delta") or "")
+            case "response.function_call_arguments.delta":
+                self._call(_places(event)).arguments += event.get("delta") or ""
+            case "response.output_item.added":
+                return self._begun(event, event.get("item") or {})
+            case "response.output_text.done":
+                return self._rest_of_text(mended(event.get("text") or ""))
+            case "response.function_call_arguments.done":
+                return self._whole_call(self._call(_places(event)), arguments_text(event))
+            case "response.output_item.done":
+                return self._done(event, event.get("item") or {})
+            case "response.completed" | "response.incomplete" as kind:
+                return self._ended(event.get("response") or {}, kind.removeprefix("response."))
+            case "response.created" | "response.in_progress":
+                self._response_id = (event.get("response") or {}).get("id") or self._response_id
+            case "response.failed":
+                raise service_error(Failure.from_wire(event), self._call_made)
+            case None if "output" in event:  # a server that does not stream
+                return self._ended(event, event.get("status"))
+            case kind if not str(kind).startswith("response.") and _FAILURE_KEYS & event.keys():
+                # An "error", a "server_error", or no type at all.
+                raise service_error(Failure.from_wire(event), self._call_made)
+        return NOTHING
+
     def _more_text(self, text: str) -> tuple[Delta, ...]:
+        if self._half or not text.isascii():
+            text = self._half + text
+            cut = len(text) - ("\ud800" <= text[-1:] <= "\udbff")
+            text, self._half = mended(text[:cut]), text[cut:]
         if not text:
             return NOTHING
         self._text.append(text)
@@ -248,61 +281,64 @@ class Reading:
     def _rest_of_text(self, whole: str) -> tuple[Delta, ...]:
         """Passes on what the deltas left out of a message's text that is now known whole."""
         passed_on = "".join(self._text[self._message_from :])
+        self._half = ""
         if not whole.startswith(passed_on):
             return NOTHING  # trimmed or mended by the server: what was shown stays as it was shown
         return self._more_text(whole.removeprefix(passed_on))
 
-    def _more_thought(self, text: str) -> tuple[Delta, ...]:
-        self._thought = self._thought or bool(text)
-        return (ReasoningDelta(text),) if text else NOTHING
+    def _more_thought(self, places: set[object], part: object, text: str) -> tuple[Delta, ...]:
+        """Passes on more of what the model thinks; an empty line parts two pieces of it."""
+        if not text:
+            return NOTHING
+        new = not any(places & known for known in self._thoughts) if places else not self._thoughts
+        parted = bool(self._thoughts) and (new or part != self._thought_part)
+        if new:
+            self._thoughts.append(places)
+        self._thought_part = part
+        return (ReasoningDelta("\n\n" + text if parted else text),)
 
-    def _call(self, event: Json, call_id: str | None = None) -> _Call:
+    def _call(self, places: set[object], call_id: str | None = None) -> _Call:
         """The call that an event is about, begun if this is the first of it.
 
         A call is known by its `call_id`; pieces of its arguments name only its place.
         """
-        places = [at for at in (event.get("output_index"), event.get("item_id")) if at is not None]
-        found = [self._call_at[at] for at in places if at in self._call_at]
+        found = [self._call_at[place] for place in places if place in self._call_at]
         if call_id is not None:
             found = [call for call in self._calls if call.call_id == call_id] or [
                 call for call in found if call.call_id is None
             ]
         if found:
             return found[0]
-        index = event.get("output_index")
-        call = _Call(len(self._calls) if index is None else index)
+        index = next((place for place in places if isinstance(place, int)), len(self._calls))
+        call = _Call(index)
         self._calls.append(call)
         self._call_at.update(dict.fromkeys(places, call))
         return call
 
-    def _more_arguments(self, call: _Call, text: str) -> tuple[Delta, ...]:
-        if not text:
-            return NOTHING
-        call.pieces.append(text)
-        # A call without a name yet is passed on whole, when the finished item tells the name.
-        return (CallDelta(call.index, text),) if call.name else NOTHING
-
-    def _rest_of_arguments(self, call: _Call, whole: str) -> tuple[Delta, ...]:
-        """Passes on what the deltas left out of a call's arguments that are now known whole."""
-        if whole and not whole.startswith(call.arguments):
-            raise ServiceFailedError(Failure("The stream contradicts itself in a call's arguments"))
-        return self._more_arguments(call, whole.removeprefix(call.arguments))
-
-    def _whole_call(self, event: Json, wire: Json) -> tuple[Delta, ...]:
-        """Passes on what is new of a call, given as an item: as it begins, or as it is whole."""
-        call = self._call({**event, "item_id": wire.get("id")}, wire.get("call_id"))
-        news = self._rest_of_arguments(call, wire.get("arguments") or "")
+    def _named(self, event: Json, wire: Json) -> tuple[_Call, tuple[Delta, ...]]:
+        """The call that an item is, and its name if that is new."""
+        whole = from_wire(wire)
+        assert isinstance(whole, FunctionCall)  # noqa: S101 - the callers saw that it is
+        call = self._call(_places(event, wire), whole.call_id)
         if call.name:
-            return news
-        call.call_id, call.name = wire.get("call_id"), wire.get("name")
-        return (CallDelta(call.index, call.arguments, call.call_id, call.name),)
+            return call, NOTHING
+        call.call_id, call.name = whole.call_id, whole.name
+        return call, (CallDelta(call.index, "", call.call_id, call.name),)
+
+    def _whole_call(self, call: _Call, arguments: str) -> tuple[Delta, ...]:
+        """Passes on a call's arguments, once; a call without a name waits for it."""
+        if call.whole:
+            return NOTHING
+        call.arguments = arguments or mended(call.arguments)
+        call.whole = call.name is not None
+        return (CallDelta(call.index, call.arguments),) if call.whole else NOTHING
 
     def _begun(self, event: Json, wire: Json) -> tuple[Delta, ...]:
-        match wire:
-            case {"type": "message"}:
+        match from_wire(wire):
+            case Message():
                 self._message_from, self._message_id = len(self._text), wire.get("id")
-            case {"type": "function_call", "call_id": str(), "name": str()}:
-                return self._whole_call(event, wire)
+            case FunctionCall():
+                return self._named(event, wire)[1]
         return NOTHING
 
     def _done(self, event: Json, wire: Json) -> tuple[Delta, ...]:
@@ -312,25 +348,32 @@ class Reading:
             case Message() as message:
                 self._message_id = self._message_id or message.id
                 return self._rest_of_text(message.text)
-            case FunctionCall():
-                return self._whole_call(event, wire)
-            case Reasoning(text) if not self._thought:
-                return self._more_thought(text)
+            case FunctionCall() as whole:
+                call, news = self._named(event, wire)
+                return (*news, *self._whole_call(call, whole.arguments))
+            case Reasoning(text) if not self._was_thought(_places(event, wire)):
+                return self._more_thought(_places(event, wire), None, text)
         return NOTHING
 
-    def _ended(self, wire: Json, status: str) -> tuple[Delta, ...]:
+    def _was_thought(self, places: set[object]) -> bool:
+        return any(not known or places & known for known in self._thoughts)
+
+    def _ended(self, wire: Json, status: str | None) -> tuple[Delta, ...]:
         """Keeps the final response; passes on what only it tells."""
-        told = tuple(wire.get("output") or ())
-        text = "".join(one.text for one in map(from_wire, told) if isinstance(one, Message))
+        told = tuple(item for item in wire.get("output") or () if item is not None)
+        items = tuple(map(from_wire, told))
         news: list[Delta] = []
-        for index, item in enumerate(told):
-            match from_wire(item):
-                case FunctionCall():
-                    news += self._whole_call({"output_index": index}, item)
-                case Reasoning(thought) if not self._thought:
-                    news += self._more_thought(thought)
+        thoughts = [item.text for item in items if isinstance(item, Reasoning) and item.text]
+        for text in thoughts[len(self._thoughts) :]:
+            news += self._more_thought({object()}, None, text)
+        for index, (one, item) in enumerate(zip(told, items, strict=True)):
+            if isinstance(item, FunctionCall):
+                call, named = self._named({"output_index": index}, one)
+                news += [*named, *self._whole_call(call, item.arguments)]
+        for call in self._calls:
+            news += self._whole_call(call, "")
         self._message_from = 0
-        news += self._rest_of_text(text)
+        news += self._rest_of_text("".join(one.text for one in items if isinstance(one, Message)))
         self._final = {
             **wire,
             "output": told or self._items_done or [*map(to_wire, self.received)],
@@ -338,3 +381,9 @@ class Reading:
             "status": wire.get("status") or status,
         }
         return tuple(news)
+
+
+def _places(event: Json, item: Json | None = None) -> set[object]:
+    """Where in the answer an event's item stands, as far as the event tells: index and id."""
+    found = event.get("output_index"), event.get("item_id"), (item or {}).get("id")
+    return {place for place in found if place is not None}

@@ -27,6 +27,7 @@ class Stamp(NamedTuple):
         said: What the message itself says.
         after: The response or item that the conversation ended with before the turn; `""` if it
             was empty; `None` if that was not known.
+        encoded: Whether it is stored as a message that stands for tool calls or a result.
     """
 
     base_url: str
@@ -37,6 +38,7 @@ class Stamp(NamedTuple):
     sent: tuple[Fingerprint, ...] = ()
     said: tuple[Fingerprint, ...] = ()
     after: str | None = None
+    encoded: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ class Stamp(NamedTuple):
             "sent": list(self.sent),
             "said": list(self.said),
             "after": self.after,
+            **({"encoded": True} if self.encoded else {}),
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class Stamp(NamedTuple):
                 "sent": [*sent],
                 "said": [*said],
                 "after": str() | None as after,
+                **more,
             } if all(isinstance(one, str) for one in (*item_ids, *sent, *said)):
                 return cls(
                     base_url,
@@ -85,5 +89,6 @@ class Stamp(NamedTuple):
                     tuple(sent),
                     tuple(said),
                     after,
+                    more.get("encoded") is True,
                 )
         return None

@@ -7,17 +7,18 @@ or as a stream; `end` writes down what the service took. `take` is all three for
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType, TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 from qwen_conv.api import Api
 from qwen_conv.calls import CreateResponse, DeleteConversation, DeleteItem, RetrieveConversation
 from qwen_conv.decision import (
     Attach,
     Diverged,
+    Doubt,
     LocalList,
     Look,
     Seen,
@@ -33,12 +34,13 @@ from qwen_conv.errors import (
     PermissionRefusedError,
     RequestRefusedError,
     UsageError,
+    blacken,
 )
-from qwen_conv.flows import create, read
+from qwen_conv.flows import create, read, remove
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Json
 from qwen_conv.ledger import UNKNOWN
-from qwen_conv.limits import checked_conversation_id
+from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.locks import Holder
 from qwen_conv.registry import Row
 from qwen_conv.responses import Response
@@ -46,10 +48,11 @@ from qwen_conv.stamps import Stamp
 
 logger = logging.getLogger("qwen_conv")
 
-OnDivergence = Literal["rebase", "raise", "ignore"]
+OnDivergence = Literal["rebase", "raise", "ignore", "stateless"]
 Decision = Literal["attached", "stateless", "chained", "rebased"]
 
 _NOT_RUN = (
+    UsageError,
     RequestRefusedError,
     NotFoundError,
     KeyRefusedError,
@@ -73,8 +76,10 @@ class TurnRequest(NamedTuple):
         previous_response_id: The response to follow, which the caller looks after.
         on_divergence: What to do if the list is not what the conversation holds, followed by new
             messages: begin a new conversation ("rebase": only with a session, whose key is then
-            bound to it), refuse ("raise"), or send what stands behind the last answer ("ignore").
-            `None`: "rebase" with a session, "raise" with a bare id.
+            bound to it), refuse ("raise"), send what stands behind the last answer ("ignore"), or
+            send the whole list on no conversation ("stateless"). `None`: "rebase" with a session,
+            "raise" with a bare id.
+        as_held: What an answer's items still say once they are a message of the framework.
     """
 
     local: LocalList
@@ -86,9 +91,15 @@ class TurnRequest(NamedTuple):
     session: str | None = None
     previous_response_id: str | None = None
     on_divergence: OnDivergence | None = None
+    as_held: Callable[[Sequence[Item]], Sequence[Item]] = tuple
 
     def check(self) -> None:
         """Raises `UsageError` unless the turn can be begun at all."""
+        if self.on_divergence not in {None, *get_args(OnDivergence)}:
+            raise UsageError(
+                f"on_divergence is {self.on_divergence!r}; it is 'rebase', 'raise', 'ignore' "
+                "or 'stateless'."
+            )
         ways = [self.conversation_id, self.session, self.previous_response_id]
         if sum(way is not None for way in ways) > 1:
             raise UsageError(
@@ -102,8 +113,8 @@ class TurnRequest(NamedTuple):
                     "on_divergence='rebase' binds the key of a session to a new conversation, and "
                     "a bare conversation_id has none: pass a session_id, or another on_divergence."
                 )
-        if self.session is not None and not self.session:
-            raise UsageError("session_id is empty: pass a name of your own.")
+        if self.session is not None:
+            checked_session_id(self.session)
         if not len(self.local):
             raise UsageError(
                 "There is nothing to send: pass at least one message that is no system prompt."
@@ -115,7 +126,7 @@ class Turn:
     """A turn that was begun: what to send, and the locks that are held until it has ended.
 
     It is the context of the sending: if that does not reach its end, and the service did not
-    refuse it either, the ledger forgets what the conversation ends with.
+    refuse it either, the ledger keeps the doubt.
     """
 
     hub: QwenConversations
@@ -156,9 +167,17 @@ class Turn:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            blacken(error, self.hub.secret)
         if self.conversation_id and not self.ended and not isinstance(error, _NOT_RUN):
-            self.hub.ledger.forget_end(self.conversation_id)
+            self._doubt(self.conversation_id)
         self.release(error)
+
+    def _doubt(self, conversation_id: str) -> None:
+        known = self.hub.ledger.of(conversation_id)
+        sent = tuple(chain.from_iterable(entry.said for entry in self.plan.send))
+        last = "" if known.empty else known.head[-1] if len(known.head) > 1 else None
+        self.hub.ledger.note(conversation_id, known._replace(empty=False, doubt=Doubt(sent, last)))
 
     def release(self, error: BaseException | None) -> None:
         """Releases the locks; tells what to do about a conversation that is gone."""
@@ -239,36 +258,38 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         response: The answer, which the service has stored by now.
         received: The answer's items as the caller was given them.
     """
+    request = turn.request
     if turn.conversation_id is None:
-        return Outcome(response, turn.request.model, turn.decision, turn.why, None)
+        return Outcome(response, request.model, turn.decision, turn.why, None)
     hub = api.hub
     stamp, known = settle(
-        turn.request.local,
+        request.local,
         turn.plan,
         base_url=hub.base_url,
         conversation_id=turn.conversation_id,
         response_id=response.id,
         item_ids=tuple(item.id for item in response.output if item.id),
-        received=received,
+        received=request.as_held(received),
         now=int(hub.clock()),
     )
     hub.ledger.note(turn.conversation_id, known)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
     turn.ended = True
-    return Outcome(response, turn.request.model, turn.decision, turn.why, stamp)
+    return Outcome(response, request.model, turn.decision, turn.why, stamp)
 
 
 async def _plan(api: Api, turn: Turn) -> None:
     """Finds out the turn's conversation, and what to send to it."""
     request, row = turn.request, None
     if request.session is not None:
-        turn.holders.append(await api.lock(f"session {request.session}"))
+        turn.holders.append(await api.lock(str(api.hub.session(request.session))))
         row = await _row(api, request.session, request.local)
         turn.conversation_id = row.conversation_id
     conversation_id = turn.conversation_id
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
     turn.holders.append(await api.lock(conversation_id))
+    await _settle_doubt(api, request.local, conversation_id)
     verdict = await _decided(api, request.local, conversation_id)
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
@@ -278,6 +299,7 @@ async def _plan(api: Api, turn: Turn) -> None:
         _ = turn.call  # nothing is taken back for a turn that could not be sent
         api.hub.ledger.forget_end(conversation_id)
         await api.send(DeleteItem(conversation_id, turn.plan.take_back))
+        api.hub.ledger.note_deletion(conversation_id)
 
 
 async def _row(api: Api, key: str, local: LocalList) -> Row:
@@ -292,6 +314,23 @@ async def _row(api: Api, key: str, local: LocalList) -> Row:
     if row.conversation_id != conversation.id:  # another process was first
         await api.send(DeleteConversation(conversation.id))
     return row
+
+
+async def _settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None:
+    """Looks what a turn in doubt left in the conversation, and takes it back.
+
+    What the list has taken up by now, because it was read from the conversation, stays.
+    """
+    known = api.hub.ledger.of(conversation_id)
+    if known.doubt is None or not known.doubt.concerns(entries := local.entries()):
+        return
+    left = known.doubt.left(await read(api, conversation_id, after=known.doubt.behind or None))
+    ids = {item.id for item in left}
+    if any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
+        api.hub.ledger.forget_end(conversation_id)
+        return
+    await remove(api, conversation_id, reversed(left))
+    api.hub.ledger.note(conversation_id, known._replace(doubt=None))
 
 
 async def _decided(api: Api, local: LocalList, conversation_id: str) -> Attach | Diverged:
@@ -355,6 +394,11 @@ async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> Non
             entries = request.local.entries()
             turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())
             turn.decision, turn.why, turn.rebind = "rebased", verdict.why, row
+        case "stateless":
+            turn.release(None)
+            turn.holders.clear()
+            turn.plan = Attach(request.local.entries(), verdict.why)
+            turn.decision, turn.why, turn.conversation_id = "stateless", verdict.why, None
         case _:
             assert turn.conversation_id is not None  # noqa: S101 - there is one to part from
             raise DivergedError(turn.conversation_id, verdict.why)

@@ -1,6 +1,7 @@
 """What the tests share: a server, a hub, and the four ways of taking a turn."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from langchain_core.messages import AIMessage
 
 from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
+from qwen_conv.ledger import Ledger
+from qwen_conv.locks import TurnLocks
 from qwen_conv.offline import OfflineServer
 from qwen_conv.registry import MemoryRegistry
 
@@ -56,6 +59,15 @@ def run(request: pytest.FixtureRequest, hub: QwenConversations) -> Callable[...,
     return lambda flow, *args, **kwargs: asyncio.run(hub.arun(flow, *args, **kwargs))
 
 
+def another_process(server: OfflineServer, **settings: Any) -> QwenConversations:
+    """A hub that knows nothing yet, as another process has it."""
+    hub = QwenConversations(
+        api_key="any", base_url=server.base_url, clock=server.clock.now, **settings
+    )
+    hub.ledger, hub.locks = Ledger(), TurnLocks()
+    return hub
+
+
 def invoke(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:
     return chat.invoke(messages, *args, **kwargs)
 
@@ -100,6 +112,14 @@ def asked(server: OfflineServer) -> list[str]:
         )
         for request in server.requests
     ]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits until something is so that another thread brings about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def always(answer: Any) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import MODEL, added, always, asked, astream, stream
+from conftest import MODEL, added, always, another_process, asked, astream, stream
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool as as_tool
 from pydantic import BaseModel, Field
@@ -101,7 +101,36 @@ def test_a_call_whose_arguments_are_no_json_is_no_call():
     assert answer.tool_calls == []
     (broken,) = answer.invalid_tool_calls
     assert (broken["name"], broken["args"]) == ("weather", '{"city": ')
-    assert "not JSON" in broken["error"]
+    assert "not a JSON object" in broken["error"]
+
+
+def test_a_call_that_was_cut_off_is_no_call_in_a_stream_either_and_goes_back_as_it_came():
+    answers = iter([CallTool("rm", '{"path": "/tmp/x", "only": "a', "c1"), "fine"])
+    with OfflineServer(lambda *_: next(answers), unanswered_call="accepted") as server:
+        chat = ChatQwenConv(model=MODEL, conversations=another_process(server), session_id="alice")
+        answer = stream(chat, "hi")
+        assert answer.tool_calls == []
+        assert [call["name"] for call in answer.invalid_tool_calls] == ["rm"]
+        again = chat.invoke([HumanMessage("hi"), answer, HumanMessage("what?")])
+        assert again.response_metadata["decision"] == "attached"
+
+
+def test_a_call_without_arguments_goes_on(take):
+    answers = iter([CallTool("now", "", "c1"), "noon"])
+    with OfflineServer(lambda *_: next(answers)) as server:
+        chat = ChatQwenConv(model=MODEL, conversations=another_process(server), session_id="alice")
+        answer = take(chat, "what time is it?")
+        assert [(call["name"], call["args"]) for call in answer.tool_calls] == [("now", {})]
+        asked_for = [HumanMessage("what time is it?"), answer, ToolMessage("12", tool_call_id="c1")]
+        assert take(chat, asked_for).response_metadata["decision"] == "attached"
+
+
+def test_thoughts_come_streamed_as_they_come_whole():
+    with OfflineServer(always((Think("one"), Say("x"), Think("two"), Say("y")))) as server:
+        chat = model_of(server)
+        whole, streamed = chat.invoke("hi"), stream(chat, "hi")
+        assert whole.additional_kwargs == {"reasoning_content": "one\n\ntwo"}
+        assert streamed.additional_kwargs == whole.additional_kwargs
 
 
 def test_an_answer_streams_token_by_token_and_tells_what_comes_once_at_the_end(server, chat):
@@ -178,7 +207,6 @@ def test_what_is_set_goes_out_and_what_is_not_is_left_out(take, server, hub):
         {"temperature": -1},
         {"top_p": 0},
         {"top_p": 1.5},
-        {"max_tokens": 15},
         {"stop": [""]},
     ],
 )
@@ -189,6 +217,13 @@ def test_values_that_the_service_refuses_are_refused_before_anything_is_sent(
         ChatQwenConv(model=MODEL, api_key="any", **wrong)
     with pytest.raises(errors.UsageError, match=next(iter(wrong))):
         take(chat, "hi", **wrong)
+    assert asked(server) == []
+
+
+@pytest.mark.parametrize("wrong", [15, 20.5, "20"])
+def test_a_limit_of_tokens_is_checked_with_the_turn(take, server, chat, wrong):
+    with pytest.raises(errors.UsageError, match="max_tokens"):
+        take(chat, "hi", max_tokens=wrong)
     assert asked(server) == []
 
 

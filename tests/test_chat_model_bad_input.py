@@ -91,10 +91,39 @@ def test_rebasing_a_bare_conversation_is_refused(take, server, chat):
     assert asked(server) == []
 
 
-def test_an_empty_session_id_is_refused(take, server, chat):
-    with pytest.raises(errors.UsageError, match="session_id is empty"):
-        take(chat, "hi", session_id="")
+@pytest.mark.parametrize("given", ["", 0, 7, b"x", ["a"]])
+def test_what_cannot_name_a_session_is_refused(take, server, chat, given):
+    with pytest.raises(errors.UsageError, match="session_id is"):
+        take(chat, "hi", session_id=given)
     assert asked(server) == []
+
+
+def test_a_way_out_of_a_divergence_that_does_not_exist_is_refused(take, server, chat):
+    with pytest.raises(errors.UsageError, match="'rebase', 'raise', 'ignore' or 'stateless'"):
+        take(chat, "hi", session_id="alice", on_divergence="fork")
+    assert asked(server) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "input", "conversation", "previous_response_id", "instructions", "stream"]
+)
+def test_what_a_turn_decides_cannot_be_said_in_extra_body(take, server, chat, name):
+    with pytest.raises(errors.UsageError, match=f"extra_body holds '{name}'"):
+        take(chat, "hi", extra_body={name: "x"})
+    assert asked(server) == []
+
+
+def test_a_missing_key_is_told_when_the_model_is_made(monkeypatch):
+    monkeypatch.delenv("DASHSCOPE_API_KEY", raising=False)
+    with pytest.raises(errors.MissingKeyError, match="DASHSCOPE_API_KEY"):
+        ChatQwenConv(model=MODEL)
+
+
+@pytest.mark.parametrize("key", ["sk-abc…def", "sk-abc\ndef", "sk abc"])
+def test_a_key_that_was_not_copied_whole_is_refused_without_being_shown(key):
+    with pytest.raises(errors.UsageError, match="copy it anew") as raised:
+        ChatQwenConv(model=MODEL, api_key=key)
+    assert key not in str(raised.value)
 
 
 def test_an_unknown_argument_is_refused(take, server, chat):

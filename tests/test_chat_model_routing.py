@@ -10,6 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.tools import tool
 from pydantic import ValidationError
 
 from langchain_qwen_conv import ChatQwenConv
@@ -238,6 +239,52 @@ def test_a_response_can_be_followed_by_hand(take, server, chat):
     assert answer.text == "The sky is blue."
     assert answer.response_metadata["decision"] == "chained"
     assert "conversation" not in server.requests[-1].body
+
+
+@tool
+def weather(city: str) -> str:
+    """The weather of a city."""
+    return city
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda chat: chat.bind(session_id="alice"),
+        lambda chat: chat.with_config(configurable={"session_id": "alice"}),
+        lambda chat: chat.with_config({"configurable": {"session_id": "alice"}}),
+    ],
+)
+def test_what_is_bound_selects_the_conversation_with_tools_too(take, server, chat, select):
+    answer = take(select(chat).bind_tools([weather]), "hi")
+    assert answer.response_metadata["decision"] == "attached"
+    assert take(select(chat), "hi").response_metadata["decision"] == "attached"
+
+
+@pytest.mark.parametrize(
+    "never", [lambda chat: chat.with_conversation(None), lambda chat: chat.bind(session_id=None)]
+)
+def test_a_model_on_no_conversation_is_moved_by_no_config(take, server, chat, never):
+    chain = RunnableLambda(lambda text: text) | never(chat).bind_tools([weather])
+    answer = take(chain, "hi", {"configurable": {"session_id": "alice"}})
+    assert answer.response_metadata["decision"] == "stateless"
+
+
+def test_a_session_of_none_leaves_the_models_own(take, server, hub):
+    chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+    answer = take(chat, "hi", {"configurable": {"session_id": None}})
+    assert answer.response_metadata["decision"] == "attached"
+
+
+@pytest.mark.parametrize(
+    "choice", ["weather", {"type": "function", "function": {"name": "weather"}}, True]
+)
+def test_a_choice_of_tool_goes_out_in_the_form_of_the_responses_api(take, server, chat, choice):
+    take(chat.bind_tools([weather], tool_choice=choice), "hi")
+    assert server.requests[-1].body["tool_choice"] == "required"
+    take(chat, "hi", tools=[weather], tool_choice=choice)
+    assert server.requests[-1].body["tool_choice"] == "required"
+    assert server.requests[-1].body["tools"][0]["name"] == "weather"
 
 
 # --- Several turns ----------------------------------------------------------------------------

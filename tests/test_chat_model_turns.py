@@ -1,7 +1,9 @@
 """`ChatQwenConv` over HTTP, in its four ways: what is sent, what is stored, whatever is passed."""
 
+import threading
+
 import pytest
-from conftest import MODEL, added, asked, said
+from conftest import MODEL, added, always, another_process, asked, eventually, said
 from langchain_core.messages import (
     AIMessage,
     HumanMessage,
@@ -13,16 +15,12 @@ from langchain_core.messages import (
 )
 
 from langchain_qwen_conv import ChatQwenConv
-from qwen_conv import QwenConversations, errors, flows
+from qwen_conv import errors, flows
+from qwen_conv.calls import CreateItems
 from qwen_conv.items import Message
-from qwen_conv.offline import CallTool, OfflineServer
+from qwen_conv.offline import CallTool, Fail, OfflineServer, Say
 
 QUESTION = ("What should I know before I travel there in the summer with two children? " * 2)[:117]
-
-
-def another_process(server):
-    """A hub that knows nothing yet, as another process has it."""
-    return QwenConversations(api_key="any", base_url=server.base_url, clock=server.clock.now)
 
 
 def in_turns(take, chat, count, messages=()):
@@ -371,13 +369,100 @@ def test_a_turn_that_was_refused_changes_nothing(take, server, conversation, bou
     assert len(said(server, conversation)) == 4
 
 
-def test_a_stream_that_is_left_early_lets_the_next_turn_look(server, conversation, bound):
+def test_a_stream_that_is_left_early_is_taken_back_by_a_list_without_it(
+    server, conversation, bound
+):
     messages = in_turns(lambda chat, given: added(chat.stream(given)), bound, 1)
     stream = bound.stream([*messages, HumanMessage("tell me more about it")])
     next(stream)
     stream.close()
-    server.requests.clear()
-    with pytest.raises(errors.DivergedError):
-        bound.invoke([*messages, HumanMessage("something else")])
-    assert asked(server)[0] == "GET /conversations/*/items"
-    assert bound.invoke([HumanMessage("something else")]).text
+    answer = bound.invoke([*messages, HumanMessage("something else")])
+    assert answer.response_metadata["decision"] == "attached"
+    questions = said(server, conversation)[::2]
+    assert questions == ["user: question 0", "user: something else"]
+
+
+def test_a_stream_that_is_left_early_stays_if_only_new_messages_follow(server, conversation, bound):
+    stream = bound.stream("tell me more about it")
+    next(stream)
+    stream.close()
+    bound.invoke("something else")
+    questions = said(server, conversation)[::2]
+    assert questions == ["user: tell me more about it", "user: something else"]
+
+
+@pytest.mark.parametrize("failed_turn", ["not_stored", "input_stored"])
+def test_a_turn_that_failed_is_asked_again_and_stored_once(take, failed_turn):
+    answers = iter([Fail("out of order", "InternalError", 500), Say("fine")])
+    with OfflineServer(lambda _context, _request: next(answers), failed_turn=failed_turn) as server:
+        chat = ChatQwenConv(model=MODEL, conversations=another_process(server), session_id="alice")
+        with pytest.raises(errors.ServiceFailedError):
+            take(chat, "hi")
+        answer = take(chat, "hi")
+        conversation = answer.response_metadata["conversation_id"]
+        assert said(server, conversation) == ["user: hi", "assistant: fine"]
+
+
+def test_a_turn_whose_reply_came_too_late_is_taken_back_before_it_is_asked_again():
+    released = threading.Event()
+
+    def slow(_context, _request):
+        released.wait()
+        return "the answer"
+
+    with OfflineServer(slow) as server:
+        hub = another_process(server)
+        chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+        with pytest.raises(errors.TimedOutError):
+            chat.invoke("hi", timeout=0.3)
+        conversation = hub.registry.get(hub.session("alice")).conversation_id
+        released.set()
+        eventually(lambda: len(server.items(conversation)) == 2)
+        chat.invoke("hi")
+        assert said(server, conversation) == ["user: hi", "assistant: the answer"]
+
+
+def test_a_list_that_goes_back_to_an_equal_turn_is_no_continuation(take, server, hub):
+    server.script = always("ok")
+    chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+    first = take(chat, "yes")
+    take(chat, "yes")
+    back = take(chat, [HumanMessage("yes"), first, HumanMessage("no")])
+    assert back.response_metadata["decision"] == "rebased"
+
+
+def test_a_list_that_diverged_can_be_sent_whole_on_no_conversation(
+    take, server, conversation, bound
+):
+    messages = in_turns(take, bound, 2)
+    fork = [*messages[:2], HumanMessage("something else")]
+    answer = take(bound, fork, on_divergence="stateless")
+    assert answer.response_metadata["decision"] == "stateless"
+    assert server.requests[-1].body["store"] is False
+    assert len(server.requests[-1].body["input"]) == 3
+    assert len(server.items(conversation)) == 4
+    take(bound, [*messages, HumanMessage("question 2")])
+    assert len(server.items(conversation)) == 6
+
+
+def test_models_that_share_no_hub_know_what_the_other_did_in_this_process(take, server):
+    one, other = (
+        ChatQwenConv(model=MODEL, api_key="any", base_url=server.base_url, session_id="alice")
+        for _ in range(2)
+    )
+    first = [HumanMessage("a"), take(one, "a")]
+    take(other, [*first, HumanMessage("b")])
+    fork = take(one, [*first, HumanMessage("c")])
+    assert fork.response_metadata["decision"] == "rebased"
+    old, new = (each.response_metadata["conversation_id"] for each in (first[1], fork))
+    assert said(server, old)[::2] == ["user: a", "user: b"]
+    assert said(server, new)[::2] == ["user: a", "user: c"]
+
+
+def test_items_that_are_added_by_hand_are_seen_by_the_next_turn(take, server, hub, conversation):
+    chat = ChatQwenConv(model=MODEL, conversations=hub, conversation_id=conversation)
+    by_hand = (Message.of("user", "hello"), Message.of("assistant", "hi"))
+    hub.run(flows.send, CreateItems(conversation, by_hand))
+    take(chat, [HumanMessage("hello"), AIMessage("hi"), HumanMessage("new")])
+    assert said(server, conversation)[:3] == ["user: hello", "assistant: hi", "user: new"]
+    assert len(server.items(conversation)) == 4

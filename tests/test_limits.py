@@ -1,5 +1,7 @@
 """The numbers of the API are checked before anything is sent, and every message says what to do."""
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,10 +54,16 @@ def test_what_is_no_conversation_id_never_enters_a_path(given):
         ListItems(given)
 
 
-@pytest.mark.parametrize("given", ["", "a/b", "a?b", "../x", "é"])
+@pytest.mark.parametrize("given", ["", "a/b", "a?b", "../x", "..", "a%2fb", "a b", "a\n", None])
 def test_what_is_no_item_id_never_enters_a_path(given):
     with pytest.raises(errors.UsageError, match="as the service returned it"):
         RetrieveItem("conv_1", given)
+
+
+@pytest.mark.parametrize("given", ["msg_1", "msg:1==", "é", "1.0"])
+def test_any_other_id_is_taken_as_the_service_gave_it_and_quoted(given):
+    path = RetrieveItem("conv_1", given).path
+    assert path == f"/conversations/conv_1/items/{quote(given, safe='')}"
 
 
 @pytest.mark.parametrize("limit", [0, -1, 101])

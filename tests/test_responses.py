@@ -108,7 +108,7 @@ def test_arguments_without_a_beginning_wait_for_the_name():
             {"type": "response.output_item.done", "output_index": 0, "item": call},
         ]
     )
-    assert deltas == [CallDelta(0, '{"a": 1}', "c", "f")]
+    assert deltas == [CallDelta(0, "", "c", "f"), CallDelta(0, '{"a": 1}')]
 
 
 def test_an_incomplete_answer_keeps_its_text_and_its_reason():
@@ -153,20 +153,21 @@ def test_a_stream_that_just_ends_is_cut_and_tells_what_had_come():
     assert raised.value.response_id == "response-1"
 
 
-def test_a_stream_that_contradicts_itself_about_a_call_raises():
+def test_the_finished_item_has_the_last_word_about_a_calls_arguments():
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": ""}
-    with pytest.raises(errors.ServiceFailedError, match="contradicts"):
-        read(
-            [
-                {"type": "response.output_item.added", "output_index": 0, "item": call},
-                {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{"},
-                {
-                    "type": "response.output_item.done",
-                    "output_index": 0,
-                    "item": {**call, "arguments": "[]"},
-                },
-            ]
-        )
+    reading, deltas = read(
+        [
+            {"type": "response.output_item.added", "output_index": 0, "item": call},
+            {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{"},
+            {
+                "type": "response.output_item.done",
+                "output_index": 0,
+                "item": {**call, "arguments": '{"a": 1}'},
+            },
+        ]
+    )
+    assert calls_in(deltas) == ([("c", "f")], '{"a": 1}')
+    assert reading.received == (FunctionCall("c", "f", '{"a": 1}'),)
 
 
 def test_unknown_events_are_passed_over():

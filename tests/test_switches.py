@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-from conftest import MODEL, said
+from conftest import MODEL, another_process, said
 from langchain_core.messages import (
     HumanMessage,
     SystemMessage,
@@ -14,7 +14,6 @@ from langchain_core.messages import (
 )
 
 from langchain_qwen_conv import ChatQwenConv
-from qwen_conv import QwenConversations
 from qwen_conv.offline import OfflineServer, Switches
 from qwen_conv.offline.switches import table
 from qwen_conv.registry import MemoryRegistry
@@ -35,7 +34,7 @@ def test_ten_turns_in_three_processes_are_stored_once_each(take, name, value):
         messages = [SystemMessage("Be brief.")]
         for number in range(10):
             if number % 4 == 0:  # another process, which has the list from a database
-                hub = QwenConversations(api_key="any", base_url=server.base_url, registry=registry)
+                hub = another_process(server, registry=registry)
                 chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
                 messages = messages_from_dict(messages_to_dict(messages))
             messages.append(HumanMessage(f"question {number}"))
