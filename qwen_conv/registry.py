@@ -2,15 +2,21 @@
 
 The service has no list of conversations and no names for them, so the application keeps this. A
 key means nothing on its own: the same one under another namespace, at another base URL or with
-another account is another session.
+another account never leads to the same conversation.
+
+`SqlRegistry` is here too, but SQLAlchemy is loaded only when it is asked for.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from qwen_conv.sql import SqlRegistry as SqlRegistry  # noqa: PLC0414 - a name of this module
 
 SCHEMA_VERSION = 1
 
@@ -82,8 +88,37 @@ class Registry(Protocol):
         ...
 
 
+@runtime_checkable
+class Overlays(Protocol):
+    """Where is kept what the wire cannot hold of a message: JSON, by the id of its item."""
+
+    def overlays(
+        self, base_url: str, conversation_id: str, item_ids: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """What is kept of these items, by item id; those of which nothing is kept are left out."""
+        ...
+
+    def overlay(
+        self, base_url: str, conversation_id: str, data: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Keeps data of items, by item id, in the place of what was kept of them; all or none."""
+        ...
+
+    def forget_overlays(
+        self, base_url: str, conversation_id: str, item_ids: Collection[str] | None = None
+    ) -> None:
+        """Forgets what is kept of these items, or of all items of the conversation."""
+        ...
+
+
 class MemoryRegistry:
-    """A registry that lasts as long as the process."""
+    """A registry that lasts as long as the process.
+
+    The same key at another base URL or with another account is simply another session here: hubs
+    of several accounts share `PROCESS_REGISTRY`, and what an API key leaves behind when it is
+    rotated would not have outlasted the process anyway. A registry that lasts refuses it instead,
+    see `SqlRegistry`.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -119,3 +154,17 @@ class MemoryRegistry:
 
 PROCESS_REGISTRY = MemoryRegistry()
 """What hubs share that were given no registry: sessions are then known throughout the process."""
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SqlRegistry":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from qwen_conv.sql import SqlRegistry
+    except ModuleNotFoundError as missing:
+        if missing.name != "sqlalchemy":
+            raise
+        raise ImportError(
+            "SqlRegistry needs SQLAlchemy: pip install 'qwen-conv[sql]'", name="sqlalchemy"
+        ) from None
+    return SqlRegistry
