@@ -21,6 +21,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_vali
 from langchain_qwen_conv import answers, messages
 from langchain_qwen_conv.errors import as_model_errors
 from langchain_qwen_conv.profiles import profile_of
+from langchain_qwen_conv.reports import reported
 from langchain_qwen_conv.routing import RoutedChatModel
 from langchain_qwen_conv.tools import choice_to_wire, tool_to_wire
 from qwen_conv._version import __version__
@@ -56,6 +57,7 @@ _PER_CALL = frozenset(
         "tool_choice",
         "parallel_tool_calls",
         "stream",
+        "history_run",
     }
 )
 """What a single call may say, besides its messages and `stop`."""
@@ -283,7 +285,9 @@ class ChatQwenConv(RoutedChatModel):
     ) -> ChatResult:
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs)
-            outcome = finish(take(self._hub.sync(*self._patience(kwargs)), request))
+            api = self._hub.sync(*self._patience(kwargs))
+            with reported(kwargs.get("history_run"), self._hub, request, messages) as report:
+                outcome = report.outcome = finish(take(api, report.request))
         message = answers.whole_message(outcome, Stop(self._stop(stop)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -296,7 +300,9 @@ class ChatQwenConv(RoutedChatModel):
     ) -> ChatResult:
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs)
-            outcome = await take(self._hub.tasks(*self._patience(kwargs)), request)
+            api = self._hub.tasks(*self._patience(kwargs))
+            with reported(kwargs.get("history_run"), self._hub, request, messages) as report:
+                outcome = report.outcome = await take(api, report.request)
         message = answers.whole_message(outcome, Stop(self._stop(stop)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -311,7 +317,10 @@ class ChatQwenConv(RoutedChatModel):
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs, stream=True)
             api = self._hub.sync(*self._patience(kwargs))
-            with finish(begin(api, request)) as turn:
+            with (
+                reported(kwargs.get("history_run"), self._hub, request, messages) as report,
+                finish(begin(api, report.request)) as turn,
+            ):
                 reading = Reading(call := turn.call)
                 with closing(api.stream(call)) as events:
                     for event in events:
@@ -321,6 +330,7 @@ class ChatQwenConv(RoutedChatModel):
                                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                             yield chunk
                 outcome = finish(end(api, turn, reading.response, reading.received))
+                report.outcome = outcome
         yield ChatGenerationChunk(message=answers.last_chunk(outcome, ending))
 
     async def _astream(
@@ -334,7 +344,10 @@ class ChatQwenConv(RoutedChatModel):
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs, stream=True)
             api = self._hub.tasks(*self._patience(kwargs))
-            with await begin(api, request) as turn:
+            with (
+                reported(kwargs.get("history_run"), self._hub, request, messages) as report,
+                await begin(api, report.request) as turn,
+            ):
                 reading = Reading(call := turn.call)
                 async with aclosing(api.stream(call)) as events:
                     async for event in events:
@@ -344,6 +357,7 @@ class ChatQwenConv(RoutedChatModel):
                                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                             yield chunk
                 outcome = await end(api, turn, reading.response, reading.received)
+                report.outcome = outcome
         yield ChatGenerationChunk(message=answers.last_chunk(outcome, ending))
 
     def _request(
@@ -470,6 +484,7 @@ class ChatQwenConv(RoutedChatModel):
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         # LangChain's own asks the deprecated `dict` under a warnings filter, at every call.
+        kwargs.pop("history_run", None)
         return {**self.asdict(), "stop": stop, **kwargs}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

@@ -40,6 +40,9 @@ class ConversationBusyError(core.ConversationBusyError, langchain.ModelInvalidRe
 class RegistryError(core.RegistryError, langchain.ModelError): ...
 
 
+class PartlyWrittenError(core.PartlyWrittenError, langchain.ModelAPIError): ...
+
+
 class KeyRefusedError(core.KeyRefusedError, langchain.ModelAuthenticationError): ...
 
 

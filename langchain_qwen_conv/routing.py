@@ -21,7 +21,9 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field
 
+from langchain_qwen_conv.chat_history import QwenConvChatMessageHistory
 from langchain_qwen_conv.errors import as_model_errors
+from langchain_qwen_conv.reports import MESSAGE_HISTORY, HistoryRun
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import checked_conversation_id
 
@@ -104,7 +106,8 @@ class RoutedChatModel(BaseChatModel):
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Binds a config; the conversation or session that it selects as a field."""
-        model = self._selecting(self._route({**(config or {}), **kwargs}, {}))  # type: ignore[arg-type]  # they are a config
+        route = self._route({**(config or {}), **kwargs}, {})  # type: ignore[arg-type]  # they are a config
+        model = self._selecting({name: route[name] for name in _SELECTS if name in route})
         return super(RoutedChatModel, model).with_config(config, **kwargs)
 
     def _selecting(self, selects: Mapping[str, Any]) -> Self:
@@ -121,16 +124,26 @@ class RoutedChatModel(BaseChatModel):
 
     def _route(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's arguments, with the conversation that the config selects, if it does."""
-        if not self.config_selects or any(name in kwargs for name in _SELECTS):
+        if not self.config_selects:
             return kwargs
-        configurable = ensure_config(config).get("configurable") or {}
+        config = ensure_config(config)
+        configurable = config.get("configurable") or {}
+        history = configurable.get(MESSAGE_HISTORY)
+        if isinstance(history, QwenConvChatMessageHistory):
+            if run := HistoryRun.of(config):
+                kwargs = {**kwargs, "history_run": run}
+            chosen = history.selects if history.hub is self._hub else {}
+        else:
+            session_id = configurable.get("session_id")
+            chosen = {} if session_id is None else {"session_id": session_id}
+        if any(name in kwargs for name in _SELECTS):
+            return kwargs
         if (conversation_id := configurable.get("qwen_conversation_id")) is not None:
             return {**kwargs, "conversation_id": conversation_id}
         # A session of the config is for whoever keeps sessions: not for a model that was given
         # neither a hub nor a registry, nor for one that has its conversation.
-        session_id = configurable.get("session_id")
-        if self._hub.shared and self.conversation_id is None and session_id is not None:
-            return {**kwargs, "session_id": session_id}
+        if self._hub.shared and self.conversation_id is None:
+            return {**kwargs, **chosen}
         return kwargs
 
     def _selected(self, kwargs: Mapping[str, Any]) -> dict[str, str | None]:

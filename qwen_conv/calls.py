@@ -167,16 +167,21 @@ class DeleteConversation(_OfConversation[None]):
 
 @dataclass(frozen=True)
 class CreateItems(_OfConversation[tuple[Item, ...]]):
-    """Adds 1 to 20 messages to a conversation; answers with them as they are stored, in order."""
+    """Adds 1 to 20 messages to a conversation; answers with them as they are stored, in order.
+
+    `native` allows items that are no messages, which only some servers create.
+    """
 
     method = "post"
     changes_items = True
     items: tuple[Item, ...]
+    native: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checked_items(self.items, least=1)
-        _messages_only(self.items)
+        if not self.native:
+            _messages_only(self.items)
 
     @property
     def repeatable(self) -> bool:

@@ -176,6 +176,8 @@ class Known(NamedTuple):
             empty if that is not known.
         proof: The list that this process saw it end with.
         doubt: A turn that was sent after all that; what became of it is not known.
+        unclaimed: What the last turn added, sent and answered, which nobody has read since, nor
+            added to a history: that would be to add it twice.
     """
 
     exists: bool = False
@@ -183,6 +185,7 @@ class Known(NamedTuple):
     head: tuple[str, ...] = ()
     proof: Proof | None = None
     doubt: Doubt | None = None
+    unclaimed: tuple[Fingerprint, ...] = ()
 
 
 class Look(NamedTuple):
@@ -361,7 +364,8 @@ def settle(
     said = fingerprints(received)
     stamp = Stamp(base_url, conversation_id, response_id, item_ids, now, sent, said, plan.after)
     proof = local.proof_with(key_of(received), plan.since)
-    return stamp, Known(exists=True, head=stamp.ids, proof=proof)
+    known = Known(exists=True, head=stamp.ids, proof=proof, unclaimed=sent + said)
+    return stamp, known
 
 
 def _compared(

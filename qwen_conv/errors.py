@@ -7,6 +7,7 @@
     │   └── SessionElsewhereError        a session of another base URL or account: choose a way out
     ├── DivergedError                    not what the conversation holds: choose a way out
     ├── ConversationBusyError            waiting would never end: finish the turn that is open
+    ├── PartlyWrittenError               add the same messages again: the rest is written
     ├── RegistryError                    the registry cannot be used: look after its database
     ├── ServiceError                     the service answered, but not with what was asked for
     │   ├── KeyRefusedError              401: another key, or the region the key is of
@@ -102,6 +103,23 @@ class ConversationBusyError(QwenConvError):
 
 class RegistryError(QwenConvError):
     """The registry cannot be used: its database cannot be opened, failed, or is too new."""
+
+
+class PartlyWrittenError(QwenConvError):
+    """Some of several messages are written, the others are not; the cause says why.
+
+    Attributes:
+        written: How many of the items are written; a lost reply may have been one of more.
+        total: How many there were.
+    """
+
+    def __init__(self, written: int, total: int) -> None:
+        self.written = written
+        self.total = total
+        super().__init__(
+            f"{written} of {total} items are written, the others are not. Add the same messages "
+            "again: what is written is not written twice."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from qwen_conv.decision import Known
+
+if TYPE_CHECKING:
+    from qwen_conv.record import Unfinished
 
 UNKNOWN = Known()
 
@@ -24,6 +28,8 @@ class Ledger:
         self._mutex = threading.Lock()
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._deletions: dict[str, int] = {}
+        self.unfinished: dict[str, Unfinished] = {}
+        """Addings of messages that failed, by conversation."""
 
     def of(self, conversation_id: str) -> Known:
         """What is known of a conversation."""

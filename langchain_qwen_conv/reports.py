@@ -1,0 +1,134 @@
+"""Turns that models take inside a run of `RunnableWithMessageHistory`, reported to its history.
+
+At the end of a run LangChain adds its input and output to the history, whose conversation may
+hold both by then: that goes by what was reported, not by what they say.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers.root_listeners import AsyncRootListenersTracer, RootListenersTracer
+from langchain_core.tracers.schemas import Run
+
+from qwen_conv.turns import Outcome, TurnRequest
+
+if TYPE_CHECKING:
+    from langchain_qwen_conv.chat_history import QwenConvChatMessageHistory
+    from qwen_conv.hub import QwenConversations
+
+MESSAGE_HISTORY = "message_history"
+"""Where `RunnableWithMessageHistory` puts the history, in `config["configurable"]`."""
+
+
+@dataclass(eq=False)
+class Report:
+    """A turn of a run: what is to be sent, and what it came to once that is known."""
+
+    run: Run | None
+    request: TurnRequest
+    outcome: Outcome | None = None
+
+
+class Reports:
+    """The turns of the runs whose messages were not added yet."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._reports: list[Report] = []
+
+    def of_run(self, run: Run) -> list[Report]:
+        """The turns of a run, in order."""
+        return [report for report in self._reports if report.run is run]
+
+    def is_open(self) -> bool:
+        """Whether a run goes on that took a turn, or ended just now."""
+        return any(report.run and report.run.error is None for report in self._reports)
+
+    def begin(self, run: Run, request: TurnRequest, *, attached: bool, goes_on: bool) -> Report:
+        """Notes that a model is about to take a turn.
+
+        One turn of a run belongs to the conversation, and those that bring the results of its tool
+        calls; any other is sent on no conversation, as is one whose list has diverged.
+        """
+        with self._mutex:
+            if attached and self.of_run(run) and not goes_on:
+                attached = False
+                request = request._replace(conversation_id=None, session=None)
+            elif attached and request.on_divergence is None:
+                request = request._replace(on_divergence="stateless")
+            report = Report(run, request)
+            self._reports.append(report)
+        return report
+
+    def drop(self, *reports: Report) -> None:
+        """Forgets turns."""
+        with self._mutex:
+            self._reports = [one for one in self._reports if one not in reports]
+
+    def take_ended(self) -> list[Report]:
+        """The turns of the run that ended last, and well; they are then forgotten.
+
+        So are those of runs that failed: LangChain adds nothing for them.
+        """
+        with self._mutex:
+            runs = [report.run for report in self._reports if report.run and not report.run.error]
+            last = next((run for run in reversed(runs) if run.end_time is not None), None)
+            found = [report for report in self._reports if last and report.run is last]
+            self._reports = [
+                report
+                for report in self._reports
+                if report not in found and any(report.run is run for run in runs)
+            ]
+        return found
+
+
+class HistoryRun:
+    """A run of `RunnableWithMessageHistory` whose messages will be added to a history of ours."""
+
+    def __init__(self, history: QwenConvChatMessageHistory, run: Run) -> None:
+        self.history = history
+        self.run = run
+
+    def __repr__(self) -> str:
+        return "HistoryRun()"  # always the same: LangChain's cache of answers goes by it
+
+    @classmethod
+    def of(cls, config: RunnableConfig) -> HistoryRun | None:
+        """The run that a call's config belongs to, if it does."""
+        callbacks: Any = config.get("callbacks")
+        for handler in reversed(getattr(callbacks, "handlers", callbacks) or ()):
+            if isinstance(handler, RootListenersTracer | AsyncRootListenersTracer):
+                history = handler.config.get("configurable", {}).get(MESSAGE_HISTORY)
+                run = handler.run_map.get(str(handler.root_id))
+                if run is not None and history is config["configurable"][MESSAGE_HISTORY]:
+                    return cls(history, run)
+        return None
+
+
+@contextmanager
+def reported(
+    found: HistoryRun | None,
+    hub: QwenConversations,
+    request: TurnRequest,
+    messages: Sequence[BaseMessage],
+) -> Iterator[Report]:
+    """Reports the turn that is taken inside, if it is one of a run with a history of ours."""
+    if found is None:
+        yield Report(None, request)
+        return
+    reports = found.history.reports
+    attached = found.history.is_target(hub, request)
+    goes_on = isinstance(messages[-1], ToolMessage)
+    report = reports.begin(found.run, request, attached=attached, goes_on=goes_on)
+    try:
+        yield report
+    except BaseException:
+        reports.drop(report)
+        raise

@@ -1,0 +1,534 @@
+"""A conversation as a record of messages: read in order, added to, each message once.
+
+What histories and stores of the frameworks have in common. A `Record` knows what it read last, so
+that it reads only what came behind, and encodes what the Conversations API cannot create.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from qwen_conv.api import Api
+from qwen_conv.calls import CreateItems, ListItems, RetrieveConversation, UpdateConversation
+from qwen_conv.decision import UNDATED_TRUST
+from qwen_conv.encodings import RESERVED, Seal, decode, encode, is_sealed, new_secret
+from qwen_conv.errors import (
+    Failure,
+    NoReplyError,
+    NotFoundError,
+    PartlyWrittenError,
+    QwenConvError,
+    RequestRefusedError,
+    ServiceFailedError,
+    UsageError,
+)
+from qwen_conv.flows import Pages, changing, clear, create, delete, read, remove
+from qwen_conv.hub import QwenConversations
+from qwen_conv.items import (
+    FunctionCall,
+    FunctionOutput,
+    Item,
+    Json,
+    Message,
+    fingerprints,
+    said_together,
+)
+from qwen_conv.limits import (
+    ITEM_LIFETIME,
+    ITEMS_PER_REQUEST,
+    PAGE_SIZE,
+    checked_conversation_id,
+    checked_metadata,
+    checked_session_id,
+)
+from qwen_conv.stamps import Stamp
+
+ToolItems = Literal["encoded", "native"]
+
+
+class Kept(NamedTuple):
+    """A message of the record.
+
+    Attributes:
+        items: What it says: one item, or all items of an answer.
+        stamp: Where it is.
+        extra: What was kept with it; see `encode`.
+        once: The seal that it was stored with; `""` if with none.
+    """
+
+    items: tuple[Item, ...]
+    stamp: Stamp
+    extra: Json
+    once: str = ""
+
+
+class Draft(NamedTuple):
+    """A message to add: its items, and what is to be kept with them if they are encoded."""
+
+    items: tuple[Item, ...]
+    extra: Json | None = None
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """An adding of messages that failed: what it was to write, and how far it came."""
+
+    said: tuple[tuple[str, ...], ...]
+    wires: tuple[Item, ...]
+    behind: str | None
+    stored: list[Item] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Makes messages of items that come page by page."""
+
+    base_url: str
+    conversation_id: str
+    now: float
+    at: float
+    used: dict[str, str] = field(default_factory=dict)
+    after: str = ""
+    open: list[Item] = field(default_factory=list)
+
+    def feed(self, items: Sequence[Item], seal: Seal | None, *, ended: bool = False) -> list[Kept]:
+        """The messages that are complete now; `ended` if nothing can follow."""
+        found: list[Kept] = []
+        for item in items:
+            decoded = None
+            if seal is not None and isinstance(item, Message) and item.id is not None:
+                decoded = decode(item, seal.secret, self.now)
+            if decoded is None or decoded.once in seal.void:  # type: ignore[union-attr]  # there was one
+                self.open.append(item)
+            elif self.used.setdefault(decoded.once, item.id or "") != item.id:
+                self.open.append(item)  # said again by somebody
+            else:
+                found += self._closed()
+                found.append(self._kept((item,), decoded.items, decoded.extra, decoded.once))
+        groups = [*said_together(self.open)]
+        self.open = []
+        if groups and not ended:
+            self.open = [*groups.pop()]  # the next page may go on with it
+        return [*found, *(self._kept(group, group) for group in groups)]
+
+    def _closed(self) -> list[Kept]:
+        groups, self.open = [*said_together(self.open)], []
+        return [self._kept(group, group) for group in groups]
+
+    def _kept(
+        self,
+        stored: tuple[Item, ...],
+        items: tuple[Item, ...],
+        extra: Json | None = None,
+        once: str = "",
+    ) -> Kept:
+        ids = tuple(item.id for item in stored if item.id)
+        stamp = Stamp(
+            self.base_url,
+            self.conversation_id,
+            None,
+            ids,
+            self.at,
+            said=fingerprints(items),
+            after=self.after,
+            encoded=bool(once),
+        )
+        self.after = ids[-1] if ids else self.after
+        return Kept(items, stamp, extra or {}, once)
+
+
+class Record:
+    """The messages of one conversation, or of a session's.
+
+    Args:
+        hub: What clients, sessions and conversations share.
+        session: The session's key.
+        conversation_id: The conversation, if it is named by its id.
+        tool_items: Whether tool calls and results are added "encoded" as messages, or as "native"
+            items, which only some servers create.
+
+    Raises:
+        UsageError: Neither was given, or both, or one that cannot be.
+    """
+
+    def __init__(
+        self,
+        hub: QwenConversations,
+        *,
+        session: str | None = None,
+        conversation_id: str | None = None,
+        tool_items: ToolItems = "encoded",
+    ) -> None:
+        if (session is None) == (conversation_id is None):
+            raise UsageError("Pass session_id or conversation_id: one of the two.")
+        if session is not None:
+            checked_session_id(session)
+        if conversation_id is not None:
+            checked_conversation_id(conversation_id)
+        if tool_items not in {"encoded", "native"}:
+            raise UsageError(f"tool_items is {tool_items!r}; it is 'encoded' or 'native'.")
+        self.hub = hub
+        self.session = session
+        self._conversation_id = conversation_id
+        self._tool_items = tool_items
+        self._reader: _Reader | None = None
+        self._deletions = 0
+        self._kept: list[Kept] = []
+
+    @property
+    def named(self) -> str | None:
+        """The conversation, if the record was made for one by its id."""
+        return self._conversation_id
+
+    async def conversation_id(self, api: Api) -> str | None:
+        """The conversation; `None` if the session has none yet. Nothing is sent for that."""
+        if self.session is None:
+            return self._conversation_id
+        row = await api.ask(self.hub.registry.get, self.hub.session(self.session))
+        return row.conversation_id if row else None
+
+    # --- Reading ------------------------------------------------------------------------------
+
+    async def read(self, api: Api) -> list[Kept]:
+        """Every message, oldest first; only what came since the last reading is asked for.
+
+        Raises:
+            ConversationNotFoundError: The conversation is not there.
+        """
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return []
+        if self._is_current(conversation_id):
+            assert self._reader is not None  # noqa: S101 - what current means
+            try:
+                items = await read(api, conversation_id, after=self._reader.after or None)
+            except (NotFoundError, RequestRefusedError):
+                pass  # the last item is gone, or all of it: the whole reading will tell
+            else:
+                ids = self._ids()
+                if not any(item.id in ids for item in items):
+                    self._kept += await self._understood(api, conversation_id, items)
+                    return [*self._kept]
+        self._reader = self._new_reader(conversation_id)
+        self._deletions = self.hub.ledger.deletions(conversation_id)
+        self._kept = await self._understood(api, conversation_id, await read(api, conversation_id))
+        return [*self._kept]
+
+    async def holds(self, api: Api, ids: Sequence[str]) -> bool:
+        """Whether all of these items are there; asks only if the last reading did not find them."""
+        conversation_id = await self.conversation_id(api)
+        if not ids or conversation_id is None:
+            return False
+        if not (self._is_current(conversation_id) and self._ids().issuperset(ids)):
+            await self.read(api)
+        return self._ids().issuperset(ids)
+
+    def _ids(self) -> set[str]:
+        return {one for kept in self._kept for one in kept.stamp.item_ids}
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last item that was read; `None` if nothing was."""
+        return (self._reader and self._reader.after) or None
+
+    async def pages(self, api: Api) -> PagesKept | None:
+        """Reads anew, page by page; `None` if there is no conversation yet."""
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return None
+        return PagesKept(self, self._new_reader(conversation_id), Pages(conversation_id))
+
+    async def last(self, api: Api, count: int) -> list[Kept]:
+        """The last messages, oldest first. The rest is read only where an encoding is among them.
+
+        An encoding counts once, where it stands first: that cannot be seen from the end.
+        """
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return []
+        items: list[Item] = []
+        after = None
+        while True:
+            limit = min(PAGE_SIZE, count + 1)
+            page = await api.send(ListItems(conversation_id, after, "desc", limit))
+            items[:0] = reversed(page.items)
+            ended = not page.has_more or not page.items
+            if any(isinstance(item, Message) and is_sealed(item) for item in items):
+                return (await self.read(api))[-count:]
+            reader = self._new_reader(conversation_id)
+            kept = reader.feed(items, None, ended=True)
+            if ended or len(kept) > count:
+                return kept[-count:]
+            after = page.last_id
+
+    async def seal_of(self, api: Api, conversation_id: str, items: Sequence[Item]) -> Seal | None:
+        """The seal that is needed to understand the items, if it is."""
+        sealed = [item for item in items if isinstance(item, Message) and is_sealed(item)]
+        if not sealed:
+            return None
+        seal = await self._seal(api, conversation_id)
+        now = self.hub.clock()
+        if seal and not all(decode(message, seal.secret, now) for message in sealed):
+            self.hub.seals.pop(conversation_id)  # another process may have made a new one
+            seal = await self._seal(api, conversation_id)
+        return seal
+
+    async def _understood(
+        self, api: Api, conversation_id: str, items: Sequence[Item]
+    ) -> list[Kept]:
+        reader = self._reader
+        assert reader is not None  # noqa: S101 - the callers have made one
+        seal = await self.seal_of(api, conversation_id, items)
+        return reader.feed(items, seal, ended=True)
+
+    def _is_current(self, conversation_id: str) -> bool:
+        reader = self._reader
+        return (
+            reader is not None
+            and reader.conversation_id == conversation_id
+            and reader.at > self.hub.clock() - ITEM_LIFETIME
+            and self._deletions == self.hub.ledger.deletions(conversation_id)
+        )
+
+    def _new_reader(self, conversation_id: str) -> _Reader:
+        now = self.hub.clock()
+        # Listed items have no date, so some may be about to expire.
+        at = now - ITEM_LIFETIME + UNDATED_TRUST
+        return _Reader(self.hub.base_url, conversation_id, now, at)
+
+    # --- Writing ------------------------------------------------------------------------------
+
+    async def append(self, api: Api, drafts: Sequence[Draft], *, ids: bool = False) -> list[Item]:
+        """Adds messages, in order, 20 items a request; creates the session's conversation.
+
+        Where an earlier adding of the same messages failed, it is finished: what was written by
+        then, or is found to have been, is not written again.
+
+        Args:
+            api: What is awaited.
+            drafts: The messages.
+            ids: Whether the stored items are needed, with their ids.
+
+        Returns:
+            The items as they are stored, as far as the service has told them.
+
+        Raises:
+            PartlyWrittenError: A later request failed; those before it are written.
+            ServiceFailedError: The service stored something else than it was sent.
+        """
+        conversation_id = await self.conversation_id(api)
+        said = tuple(fingerprints(draft.items) for draft in drafts)
+        if conversation_id is None:
+            conversation_id, begun = await self._begin(api, drafts, ids=ids)
+            if begun == len(drafts):
+                return []
+            drafts = drafts[begun:]
+        else:
+            begun = 0
+        async with changing(api, conversation_id):
+            todo = self.hub.ledger.unfinished.pop(conversation_id, None)
+            if todo is None or todo.said != said:
+                wires = await self._wires(api, conversation_id, drafts)
+                behind = self.last_id if self._is_current(conversation_id) else None
+                todo = Unfinished(said, wires, behind)
+            else:
+                await self._look(api, conversation_id, todo)
+            return await self._write(api, conversation_id, todo, begun)
+
+    async def _begin(self, api: Api, drafts: Sequence[Draft], *, ids: bool) -> tuple[str, int]:
+        """Creates the session's conversation, with the first messages in it if that will do.
+
+        Returns:
+            The conversation, and how many of the messages it holds.
+        """
+        assert self.session is not None  # noqa: S101 - a conversation's id needs no beginning
+        seal = Seal(new_secret())
+        first = [] if ids else drafts[:ITEMS_PER_REQUEST]
+        wires = [wire for draft in first for wire in self._wire(draft, seal)]
+        if not all(isinstance(wire, Message) for wire in wires):
+            first, wires = [], []
+        made = await create(api, wires, {RESERVED: seal.secret})
+        self.hub.seals[made.id] = seal
+        bind = self.hub.registry.bind
+        row = await api.ask(bind, self.hub.session(self.session), made.id)
+        if row.conversation_id == made.id:
+            return made.id, len(first)
+        await delete(api, made.id)  # another process was first
+        return row.conversation_id, 0
+
+    async def _wires(
+        self, api: Api, conversation_id: str, drafts: Sequence[Draft]
+    ) -> tuple[Item, ...]:
+        seal: Seal | None = None
+        if self._tool_items == "encoded" and any(map(_needs_encoding, drafts)):
+            seal = await self._seal(api, conversation_id, make=True)
+        return tuple(wire for draft in drafts for wire in self._wire(draft, seal))
+
+    def _wire(self, draft: Draft, seal: Seal | None) -> tuple[Item, ...]:
+        if self._tool_items == "native" or seal is None or not _needs_encoding(draft):
+            return draft.items
+        return (encode(draft.items, seal.secret, self.hub.clock(), draft.extra),)
+
+    async def _look(self, api: Api, conversation_id: str, todo: Unfinished) -> None:
+        """Finds out whether the request that failed has been carried out after all."""
+        listed = await read(api, conversation_id, after=todo.behind)
+        rest = todo.wires[len(todo.stored) :]
+        for count in range(min(len(listed), len(rest)), 0, -1):
+            if fingerprints(listed[-count:]) == fingerprints(rest[:count]):
+                todo.stored += listed[-count:]
+                todo.behind = listed[-1].id
+                return
+
+    async def _write(
+        self, api: Api, conversation_id: str, todo: Unfinished, begun: int
+    ) -> list[Item]:
+        native = self._tool_items == "native"
+        while batch := todo.wires[len(todo.stored) :][:ITEMS_PER_REQUEST]:
+            try:
+                told = await api.send(CreateItems(conversation_id, batch, native=native))
+            except QwenConvError as error:
+                if isinstance(error, NoReplyError | ServiceFailedError) or todo.stored:
+                    self.hub.ledger.unfinished[conversation_id] = todo
+                written = begun + len(todo.stored)
+                if written:
+                    raise PartlyWrittenError(written, begun + len(todo.wires)) from error
+                raise
+            _compare(batch, told)
+            todo.stored += told
+            todo.behind = told[-1].id
+        return todo.stored
+
+    # --- The rest -----------------------------------------------------------------------------
+
+    async def clear(self, api: Api) -> None:
+        """Deletes every item; the conversation stays, with a new secret for its encodings."""
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return
+        await clear(api, conversation_id)
+        self.hub.seals.pop(conversation_id, None)
+        if self.session is None or await self._seal(api, conversation_id) is not None:
+            await self._rotate(api, conversation_id)
+
+    async def delete(self, api: Api) -> None:
+        """Deletes every item and the conversation; a session is unbound from it."""
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return
+        await delete(api, conversation_id)
+        self.hub.seals.pop(conversation_id, None)
+        if self.session is not None:
+            await api.ask(self.hub.registry.unbind, self.hub.session(self.session))
+
+    async def remove(self, api: Api, item_ids: Sequence[str]) -> None:
+        """Deletes some items; an encoding among them is void from then on.
+
+        Raises:
+            ItemNotFoundError: One is not there.
+        """
+        conversation_id = await self.conversation_id(api)
+        assert conversation_id is not None  # noqa: S101 - what was found is in a conversation
+        gone = [kept for kept in await self.read(api) if set(kept.stamp.item_ids) & set(item_ids)]
+        if void := {kept.once for kept in gone if kept.once}:
+            await self._void(api, conversation_id, void)
+        ids = {one for kept in gone for one in kept.stamp.item_ids}
+        async with changing(api, conversation_id):
+            items = [item for item in await read(api, conversation_id) if item.id in ids]
+            await remove(api, conversation_id, items)
+
+    async def metadata(self, api: Api) -> dict[str, str]:
+        """The conversation's metadata, without what is kept there for its encodings."""
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return {}
+        told = (await api.send(RetrieveConversation(conversation_id))).metadata
+        return {key: value for key, value in told.items() if key != RESERVED}
+
+    async def set_metadata(self, api: Api, metadata: Mapping[str, str]) -> None:
+        """Replaces the conversation's metadata; creates the session's conversation."""
+        checked_metadata(metadata)
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            conversation_id, _ = await self._begin(api, (), ids=False)
+        told = (await api.send(RetrieveConversation(conversation_id))).metadata
+        own = {RESERVED: told[RESERVED]} if RESERVED in told else {}
+        await api.send(UpdateConversation(conversation_id, {**metadata, **own}))
+
+    async def _seal(self, api: Api, conversation_id: str, *, make: bool = False) -> Seal | None:
+        seal = self.hub.seals.get(conversation_id)
+        if seal is None:
+            told = (await api.send(RetrieveConversation(conversation_id))).metadata
+            seal = Seal.of(told)
+            if seal is None and make:
+                seal = Seal(new_secret())
+                await self._keep(api, conversation_id, told, seal)
+            if seal is not None:
+                self.hub.seals[conversation_id] = seal
+        return seal
+
+    async def _keep(
+        self, api: Api, conversation_id: str, metadata: Mapping[str, str], seal: Seal
+    ) -> None:
+        value = " ".join([seal.secret, *sorted(seal.void)])
+        await api.send(UpdateConversation(conversation_id, {**metadata, RESERVED: value}))
+        self.hub.seals[conversation_id] = seal
+
+    async def _rotate(self, api: Api, conversation_id: str) -> None:
+        told = (await api.send(RetrieveConversation(conversation_id))).metadata
+        if RESERVED in told:
+            await self._keep(api, conversation_id, told, Seal(new_secret()))
+
+    async def _void(self, api: Api, conversation_id: str, once: set[str]) -> None:
+        told = (await api.send(RetrieveConversation(conversation_id))).metadata
+        seal = Seal.of(told)
+        if seal is not None:
+            await self._keep(api, conversation_id, told, seal._replace(void=seal.void | once))
+
+
+class PagesKept:
+    """The messages of a record page by page; holds one page at a time."""
+
+    def __init__(self, record: Record, reader: _Reader, pages: Pages) -> None:
+        self._record = record
+        self._reader = reader
+        self._pages = pages
+
+    async def next(self, api: Api) -> list[Kept] | None:
+        """The messages of the next page, which may be none; `None` behind the last."""
+        items = await self._pages.next(api)
+        if items is None:
+            return self._reader.feed((), None, ended=True) or None
+        seal = await self._record.seal_of(api, self._reader.conversation_id, items)
+        return self._reader.feed(items, seal)
+
+
+def firsts(stored: Sequence[Item], drafts: Sequence[Draft], tool_items: ToolItems) -> list[Item]:
+    """The first item that each draft was stored as."""
+    found: list[Item] = []
+    at = 0
+    for draft in drafts:
+        found.append(stored[at])
+        encoded = tool_items == "encoded" and _needs_encoding(draft)
+        at += 1 if encoded else len(draft.items)
+    return found
+
+
+def _needs_encoding(draft: Draft) -> bool:
+    return any(isinstance(item, FunctionCall | FunctionOutput) for item in draft.items)
+
+
+def _compare(sent: Sequence[Item], stored: Sequence[Item]) -> None:
+    """Raises `ServiceFailedError` unless the service stored what it was sent, but for roles."""
+    if len(sent) != len(stored):
+        raise ServiceFailedError(
+            Failure(f"The service was sent {len(sent)} messages and answered with {len(stored)}")
+        )
+    for one, other in zip(sent, stored, strict=True):
+        if isinstance(one, Message) and isinstance(other, Message):
+            other = replace(other, role=one.role)  # noqa: PLW2901 - the role is compared elsewhere
+        if fingerprints([one]) != fingerprints([other]):
+            raise ServiceFailedError(
+                Failure(f"The service stored something else than it was sent, as {other.id}")
+            )
