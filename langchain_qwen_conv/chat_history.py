@@ -352,7 +352,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         data = {}
         if new:
             written = [drafts[index] for index in new]
-            ids = (overlays and any(lost[index] for index in new)) or self._on_loss == "refuse"
+            ids = overlays or self._on_loss == "refuse"
             stored = await self._record.append(api, written, ids=ids)
             if stored:
                 heads = firsts(stored, written, self._tool_items)

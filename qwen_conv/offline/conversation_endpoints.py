@@ -122,13 +122,13 @@ def _new_messages(items: Sequence[Json], switches: Switches) -> list[dict[str, A
         )
     messages = []
     for item in items:
-        if item.get("type") != "message":
-            if switches.other_items == "refused":
-                raise Refusal(
-                    f"Invalid item type: '{item.get('type')}'. Only message is supported."
-                )
-            continue
-        messages.append(model.message(item["role"], item["content"]))
+        match item.get("type"), switches.other_items:
+            case "message", _:
+                messages.append(model.message(item["role"], item["content"]))
+            case _, "accepted":
+                messages.append({name: value for name, value in item.items() if name != "id"})
+            case kind, "refused":
+                raise Refusal(f"Invalid item type: '{kind}'. Only message is supported.")
     return messages
 
 

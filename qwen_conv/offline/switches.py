@@ -130,11 +130,11 @@ class Switches:
         "Not documented. SMG 1.13: no.",
         "The two are never sent together.",
     )
-    other_items: Literal["refused", "dropped"] = _switch(
+    other_items: Literal["refused", "dropped", "accepted"] = _switch(
         "refused",
         "What does creating an item do that is no message?",
         "'Only message is supported', without an error.",
-        "It is refused here, before anything is sent.",
+        "It is refused here, before anything is sent, unless a history is asked for native items.",
     )
     instructions: Literal["not_stored", "stored"] = _switch(
         "not_stored",
