@@ -73,11 +73,16 @@ class Draft(NamedTuple):
 
 @dataclass(slots=True)
 class Unfinished:
-    """An adding of messages that failed: what it was to write, and how far it came."""
+    """An adding of messages that failed: what it was to write, and how far it came.
+
+    `begun` counts messages that were written with the conversation itself, `stored` are the items
+    written since, of `wires`; `behind` is the last item that was known to be there.
+    """
 
     said: tuple[tuple[str, ...], ...]
     wires: tuple[Item, ...]
     behind: str | None
+    begun: int = 0
     stored: list[Item] = field(default_factory=list)
 
 
@@ -312,7 +317,8 @@ class Record:
             ids: Whether the stored items are needed, with their ids.
 
         Returns:
-            The items as they are stored, as far as the service has told them.
+            The items as they are stored; none where some were written with the conversation
+            itself, for then the service does not tell.
 
         Raises:
             PartlyWrittenError: A later request failed; those before it are written.
@@ -332,10 +338,11 @@ class Record:
             if todo is None or todo.said != said:
                 wires = await self._wires(api, conversation_id, drafts)
                 behind = self.last_id if self._is_current(conversation_id) else None
-                todo = Unfinished(said, wires, behind)
+                todo = Unfinished(said, wires, behind, begun)
             else:
                 await self._look(api, conversation_id, todo)
-            return await self._write(api, conversation_id, todo, begun)
+            await self._write(api, conversation_id, todo)
+        return [] if todo.begun else todo.stored
 
     async def _begin(self, api: Api, drafts: Sequence[Draft], *, ids: bool) -> tuple[str, int]:
         """Creates the session's conversation, with the first messages in it if that will do.
@@ -381,9 +388,7 @@ class Record:
                 todo.behind = listed[-1].id
                 return
 
-    async def _write(
-        self, api: Api, conversation_id: str, todo: Unfinished, begun: int
-    ) -> list[Item]:
+    async def _write(self, api: Api, conversation_id: str, todo: Unfinished) -> None:
         native = self._tool_items == "native"
         while batch := todo.wires[len(todo.stored) :][:ITEMS_PER_REQUEST]:
             try:
@@ -391,14 +396,14 @@ class Record:
             except QwenConvError as error:
                 if isinstance(error, NoReplyError | ServiceFailedError) or todo.stored:
                     self.hub.ledger.unfinished[conversation_id] = todo
-                written = begun + len(todo.stored)
+                written = todo.begun + len(todo.stored)
                 if written:
-                    raise PartlyWrittenError(written, begun + len(todo.wires)) from error
+                    total = todo.begun + len(todo.wires)
+                    raise PartlyWrittenError(written, total) from error
                 raise
             _compare(batch, told)
             todo.stored += told
             todo.behind = told[-1].id
-        return todo.stored
 
     # --- The rest -----------------------------------------------------------------------------
 
