@@ -1,5 +1,7 @@
 """The Alice conversation of Qwen's documents, held through LangChain by two processes.
 
+The first passes its own list of messages to a chat model, the second is a chain with a history.
+
 Run it with `make demo`. With DASHSCOPE_API_KEY it talks to Qwen; without one it starts the offline
 server, which quotes the conversation and is no language model. It deletes all that it makes.
 """
@@ -9,14 +11,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import openai
+from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from langchain_qwen_conv import ChatQwenConv
+from langchain_qwen_conv import ChatQwenConv, QwenConvChatMessageHistory
 from qwen_conv import QwenConversations, flows
 from qwen_conv.calls import DeleteResponse
 from qwen_conv.items import Message
@@ -110,11 +116,28 @@ def begin() -> None:
 
 
 def go_on(conversation_id: str) -> None:
-    """The second process: knows the conversation's id and nothing else."""
-    print("\nA second process goes on (GET: it looks once whether the conversation is there):")
+    """The second process: knows the conversation's id, and has its messages from the history."""
+    print("\nA second process goes on, a chain with the conversation as its history:")
     wire = Wire()
-    with hub_on(wire) as hub:
-        hold(hub, wire, conversation_id, LATER_QUESTIONS)
+    with hub_on(wire) as hub, ExitStack() as clean_up, warnings.catch_warnings():
+        warnings.simplefilter("ignore", LangChainDeprecationWarning)  # it goes with LangChain 2.0
+        chain = RunnableWithMessageHistory(
+            ChatPromptTemplate([("placeholder", "{history}"), ("human", "{question}")])
+            | ChatQwenConv(model=MODEL, conversations=hub),
+            lambda key: QwenConvChatMessageHistory(conversation_id=key, conversations=hub),
+            input_messages_key="question",
+            history_messages_key="history",
+        )
+        for question in LATER_QUESTIONS:
+            print(f"\n  Q  {question}\n  A  ", end="")
+            answer: Any = None
+            config = {"configurable": {"session_id": conversation_id}}
+            for chunk in chain.stream({"question": question}, config):
+                print(chunk.text, end="", flush=True)
+                answer = chunk if answer is None else answer + chunk
+            response_id = answer.response_metadata["response_id"]
+            clean_up.callback(hub.run, flows.send, DeleteResponse(response_id))
+            print(f"\n     {wire.told()}")
         show(hub, conversation_id)
 
 

@@ -490,7 +490,11 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         async with changing(api, stamp.conversation_id):
             listed = await read(api, stamp.conversation_id, after=self._record.last_id)
             left = Doubt(stamp.sent, None).left(listed)
-            if set(stamp.item_ids) <= {item.id for item in left}:
+            # Some services list an answer under other ids than they gave it.
+            if (
+                set(stamp.item_ids) <= {item.id for item in left}
+                or fingerprints(left) == stamp.sent + stamp.said
+            ):
                 await remove(api, stamp.conversation_id, reversed(left))
 
     def _draft(self, message: BaseMessage) -> Draft:

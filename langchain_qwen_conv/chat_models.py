@@ -404,10 +404,13 @@ class ChatQwenConv(RoutedChatModel):
         )
 
     def _parted(self, given: list[BaseMessage]) -> tuple[list[BaseMessage], list[BaseMessage]]:
-        """The system messages that go into the instructions, and the other messages."""
+        """The system messages that go into the instructions, and the other messages.
+
+        One that was read from a conversation is one of its items, and stays where it is.
+        """
         system: list[BaseMessage] = []
         for message in given if self.system_prompt == "instructions" else ():
-            if not messages.is_system(message):
+            if not messages.is_system(message) or messages.STAMP in message.response_metadata:
                 break
             system.append(message)
         return system, given[len(system) :]

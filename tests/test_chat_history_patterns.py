@@ -158,6 +158,15 @@ def test_a_turn_of_a_run_sends_the_new_message_only(take_any, server, hub):
     assert server.requests[-1].body["instructions"] == "Be brief."
 
 
+def test_system_messages_of_the_conversation_are_no_system_prompt(take_any, server, hub):
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    history.add_messages([SystemMessage("Alice is 20 years old."), HumanMessage("one")])
+    chain = with_history(TAILS["ours"], "prompt", hub)
+    take_any(chain, asks("prompt", "two"), CONFIG)
+    assert server.requests[-1].body["instructions"] == "Be brief."
+    assert server.requests[-1].body["input"] == "two"
+
+
 def test_what_another_process_writes_during_a_run_is_not_taken_for_its_input(take_any, server, hub):
     chain = with_history(TAILS["a vendor's"], "list", hub)
     take_any(chain, asks("list", "one"), CONFIG)

@@ -40,7 +40,7 @@ def test_two_processes_hold_one_conversation_with_a_request_a_turn(server):
         (
             "Where was she born?",
             "Alice, a gentle and resilient woman, was born in Singapore.",
-            "1 (POST)",
+            "2 (GET, POST)",
         ),
     ]
     turns = [request for request in server.requests if request.path.endswith("/responses")]
