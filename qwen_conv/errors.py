@@ -7,8 +7,8 @@
     │   └── SessionElsewhereError        a session of another base URL or account: choose a way out
     ├── DivergedError                    not what the conversation holds: choose a way out
     ├── ConversationBusyError            waiting would never end: finish the turn that is open
-    ├── PartlyWrittenError               add the same messages again: the rest is written
     ├── RegistryError                    the registry cannot be used: look after its database
+    ├── PartlyWrittenError               add the same messages again: the rest is written
     ├── ServiceError                     the service answered, but not with what was asked for
     │   ├── KeyRefusedError              401: another key, or the region the key is of
     │   ├── PermissionRefusedError       403: the account may not do this
