@@ -71,6 +71,7 @@ def turns(base_url: str, count: int, rounds: int) -> None:
     """CPU per turn, the caller of ours passing the whole list each time."""
     hub = QwenConversations(api_key="any", base_url=base_url)
     client = openai.OpenAI(api_key="any", base_url=base_url, max_retries=0)
+    model = ChatQwenConv(model=MODEL, conversations=hub)
 
     def typed() -> None:
         conversation = client.conversations.create().id
@@ -84,8 +85,7 @@ def turns(base_url: str, count: int, rounds: int) -> None:
             client.post("/responses", cast_to=object, body=body)
 
     def ours() -> None:
-        conversation = hub.run(flows.create).id
-        chat = ChatQwenConv(model=MODEL, conversations=hub, conversation_id=conversation)
+        chat = model.with_conversation(hub.run(flows.create).id)
         messages: list[BaseMessage] = []
         for _ in range(count):
             messages.append(HumanMessage(QUESTION))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from threading import get_ident
 from typing import Any, Literal, TypeVar
 
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -99,7 +101,8 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         self._on_loss = on_loss
         self._tool_items = tool_items
         self._told_lost: set[str] = set()
-        self._snapshot: list[BaseMessage] | None = None
+        self._snapshots: dict[int, list[BaseMessage]] = {}
+        """What the first reading of a run found, by thread: a run begins and ends in one."""
 
     def __repr__(self) -> str:
         place = self._record.session or self._record.named
@@ -259,7 +262,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
 
     async def _read(self, api: Api) -> list[BaseMessage]:
         in_run = ensure_config().get("configurable", {}).get(MESSAGE_HISTORY) is self
-        snapshot = self._snapshot
+        snapshot = self._snapshots.get(get_ident())
         if in_run and snapshot is not None and self.reports.is_open():
             return [*snapshot]
         fresh = await self._read_anew(api)
@@ -269,7 +272,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
 
     def begin_run(self, found: list[BaseMessage]) -> list[BaseMessage]:
         """Has every reading of a run find what its first one found."""
-        self._snapshot = [*found]
+        self._snapshots[get_ident()] = [*found]
         return found
 
     async def _read_anew(self, api: Api) -> list[BaseMessage]:
@@ -281,7 +284,9 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         found = await self._messages(api, kept)
         known = Known(exists=before.exists, empty=before.exists)
         if kept:
-            proof = LocalList(found, to_entry, mapping.keys(found)).proof(kept[-1].stamp.at)
+            proof = None
+            with suppress(NotRepresentableError):  # what others wrote need not be what we can send
+                proof = LocalList(found, to_entry, mapping.keys(found)).proof(kept[-1].stamp.at)
             known = Known(exists=True, head=kept[-1].stamp.item_ids[-1:], proof=proof)
         self.hub.ledger.note_unless_changed(conversation_id, before, known)
         return found
@@ -329,7 +334,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             await api.ask(registry.forget_overlays, self.hub.base_url, conversation_id, item_ids)
 
     async def _add(self, api: Api, messages: Sequence[BaseMessage]) -> None:
-        self._snapshot = None
+        self._snapshots.pop(get_ident(), None)
         try:
             await self._write(api, [*messages])
         except Exception as error:
@@ -341,18 +346,19 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
     async def _write(self, api: Api, messages: list[BaseMessage]) -> None:
         drafts = [self._draft(message) for message in messages]  # refuses before anything is sent
         entries = [to_entry(message) for message in messages]
-        reports = self.reports.take_ended()
+        reports = self.reports.take_ended(lambda report: _fit(report, messages, entries))
         new = [*range(len(messages))]
         conversation_id = await self._record.conversation_id(api)
         if conversation_id is not None:
-            new = await self._unheld(api, conversation_id, messages, entries, reports)
+            new = await self._unheld(api, conversation_id, entries, reports)
         lost = [_loss(message, draft) for message, draft in zip(messages, drafts, strict=True)]
         overlays = isinstance(self.hub.registry, Overlays)
         self._declare([lost[index] for index in new], is_kept=overlays)
         data = {}
         if new:
             written = [drafts[index] for index in new]
-            ids = overlays or self._on_loss == "refuse"
+            # A conversation can be created with messages in it, but then nothing is told of them.
+            ids = overlays or self._on_loss == "refuse" or any(_is_system(entries[n]) for n in new)
             stored = await self._record.append(api, written, ids=ids)
             if stored:
                 heads = firsts(stored, written, self._tool_items)
@@ -389,7 +395,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         if not changed or isinstance(self.hub.registry, Overlays):
             return
         if self._on_loss == "refuse":
-            await self._record.remove(api, [head.id for head, *_ in changed if head.id])
+            await self._record.remove(api, [head.id for head in heads if head.id])
         self._declare([lost[place] for *_, place in changed], is_kept=False)
 
     async def _held_ids(
@@ -422,23 +428,20 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         self,
         api: Api,
         conversation_id: str,
-        messages: Sequence[BaseMessage],
         entries: Sequence[Entry],
         reports: Sequence[Report],
     ) -> list[int]:
         """Which of the messages the conversation does not hold yet."""
-        taken = [_stamp_of(report, conversation_id) for report in reports]
-        if any(taken) and messages:
+        if any(_stamp_of(report, conversation_id) for report in reports) and entries:
             self._claim(conversation_id)
-            last = entries[-1].stamp
-            bare = not (messages[-1].id or messages[-1].response_metadata)
-            own = last is not None and any(
-                one and one.response_id == last.response_id for one in taken
-            )
-            if own or (bare and taken[-1]):
-                return []  # the turns were this run, and its last answer is the run's
-            for stamp in filter(None, taken):
-                await self._undo(api, stamp)
+            for index in reversed(range(len(entries))):
+                if _answers(reports[-1], entries[index]) or any(
+                    _is_of(report, entries[index]) for report in reports
+                ):
+                    return [*range(index + 1, len(entries))]  # the turns are the run's up to there
+            for report in reports:  # what the run came to is another's answer
+                if stamp := _stamp_of(report, conversation_id):
+                    await self._undo(api, stamp)
         held = [await self._holds(api, conversation_id, entry) for entry in entries]
         for index in reversed(range(len(entries))):
             entry = entries[index]
@@ -478,6 +481,9 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             else:
                 left = left[start + len(said) :]
         if left != known.unclaimed:
+            logger.info(
+                "history %r: the last turn has added %d of the messages", self, len(rest) - len(new)
+            )
             self.hub.ledger.note(conversation_id, known._replace(unclaimed=left))
         return new
 
@@ -577,6 +583,43 @@ def _stamp_of(report: Report, conversation_id: str) -> Stamp | None:
     return stamp if stamp and stamp.conversation_id == conversation_id else None
 
 
+def _is_system(entry: Entry) -> bool:
+    return all(isinstance(one, Message) and one.role in _SYSTEM for one in entry.items)
+
+
+_SYSTEM = {"system", "developer"}
+
+
+def _fit(report: Report, messages: Sequence[BaseMessage], entries: Sequence[Entry]) -> int:
+    """How well messages fit a turn whose run they may be of: by ids, or by what is said."""
+    if report.outcome is None or not messages:
+        return 0
+    if messages[-1].response_metadata.get("response_id") == report.outcome.response.id:
+        return 3
+    if fingerprints(as_held(report.outcome.response.output)) != entries[-1].said:
+        return 0
+    asked = report.request.local.entries()[-1:]
+    return 2 if any(one.said == entry.said for one in asked for entry in entries) else 1
+
+
+def _is_of(report: Report, entry: Entry) -> bool:
+    """Whether a message is the very answer of a turn, as it was given."""
+    stamp = report.outcome.stamp if report.outcome else None
+    return (
+        stamp is not None
+        and entry.stamp is not None
+        and entry.stamp.response_id == stamp.response_id
+        and entry.said == stamp.said
+    )
+
+
+def _answers(report: Report, entry: Entry) -> bool:
+    """Whether a message is a turn's answer, or says what it said, and not where it is from."""
+    stamp = report.outcome.stamp if report.outcome else None
+    says = stamp is not None and entry.stamp is None and entry.said == stamp.said
+    return says or _is_of(report, entry)
+
+
 def _cover(entries: Sequence[Entry], held: list[bool], answer: int) -> None:
     """Marks what stands before an answer and was sent with it: that is held as well."""
     stamp = entries[answer].stamp
@@ -586,8 +629,8 @@ def _cover(entries: Sequence[Entry], held: list[bool], answer: int) -> None:
     while index >= 0 and not held[index]:
         said = entries[index].said
         matches = bool(said) and sent[len(sent) - len(said) :] == said
-        if not matches and (entries[index].is_answer or entries[index].stamp):
-            break
+        if not matches and not _is_system(entries[index]):
+            break  # a system prompt went along, but is not stored
         held[index] = True
         sent = sent[: len(sent) - len(said)] if matches else sent
         index -= 1

@@ -391,7 +391,7 @@ class ChatQwenConv(RoutedChatModel):
         system, rest = self._parted(messages_given)
         selected = self._selected(kwargs)
         return TurnRequest(
-            LocalList(rest, messages.to_entry, messages.keys(rest)),
+            LocalList(rest, messages.to_entry, messages.keys(rest), messages.stamp_of),
             kwargs.get("model") or self.model,
             checked_text(messages.instructions(system), "the system prompt") or None,
             settings,

@@ -33,23 +33,27 @@ def loss(message: BaseMessage, back: BaseMessage) -> dict[str, Any]:
         JSON: the type of message and the fields that differ; empty if none does.
     """
     whole, told = _fields(message), _fields(back)
+    is_other = _type(message) != _type(back)
     differ = {
         name: value
         for name, value in whole.items()
-        if value != told.get(name) and (value or told.get(name))
+        if is_other or (value != told.get(name) and not (value in _NOTHING and name not in told))
     }
     kept = {name: value for name, value in differ.items() if _is_json(value)}
     lost: dict[str, Any] = {"data": kept} if kept else {}
     if unwritable := sorted(differ.keys() - kept.keys()):
         lost["unwritable"] = unwritable
-    if _type(message) != _type(back):
+    if is_other:
         lost["type"] = _type(message)
     return lost
 
 
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
 def restored(back: BaseMessage, kept: Json) -> BaseMessage:
     """The message as it was, from what came back and what was kept beside."""
-    data = {**_fields(back), **kept.get("data", {})}
+    data = {**({} if "type" in kept else _fields(back)), **kept.get("data", {})}
     (message,) = messages_from_dict([{"type": kept.get("type", back.type), "data": data}])
     stamp = back.response_metadata.get(STAMP)
     if stamp is not None:
@@ -64,7 +68,10 @@ def missed(lost: Json, *, is_kept: bool = False) -> list[str]:
     fields = {
         name
         for name, value in lost.get("data", {}).items()
-        if name not in BOOKKEEPING and not (name == "id" and _is_generated(value))
+        if name not in BOOKKEEPING
+        and value not in _NOTHING
+        and not (name == "id" and _is_generated(value))
+        and not ("type" in lost and name == "content")
     }
     return sorted({*fields, *lost.get("unwritable", ()), *(["type"] if "type" in lost else [])})
 
@@ -89,7 +96,6 @@ def _fields(message: BaseMessage) -> dict[str, Any]:
 
 def _is_json(value: object) -> bool:
     try:
-        json.dumps(value)
+        return bool(json.loads(json.dumps(value)) == value)
     except (TypeError, ValueError):
         return False
-    return True

@@ -93,7 +93,12 @@ def keys(messages: Iterable[BaseMessage]) -> tuple[Hashable, ...]:
 
 def to_entry(message: BaseMessage) -> Entry:
     """The message as the decision sees it: its items, and its claim of where it is stored."""
-    return Entry(to_core(message), Stamp.from_dict(message.response_metadata.get(STAMP)))
+    return Entry(to_core(message), stamp_of(message))
+
+
+def stamp_of(message: BaseMessage) -> Stamp | None:
+    """The message's claim of where it is stored."""
+    return Stamp.from_dict(message.response_metadata.get(STAMP))
 
 
 def to_core(message: BaseMessage) -> tuple[Item, ...]:

@@ -7,10 +7,10 @@ hold both by then: that goes by what was reported, not by what they say.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
@@ -72,29 +72,36 @@ class Reports:
         with self._mutex:
             self._reports = [one for one in self._reports if one not in reports]
 
-    def take_ended(self) -> list[Report]:
-        """The turns of the run that ended last, and well; they are then forgotten.
+    def take_ended(self, fits: Callable[[Report], int]) -> list[Report]:
+        """The turns of the run that ended, and well; they are then forgotten.
 
-        So are those of runs that failed: LangChain adds nothing for them.
+        Of several runs it is the one with the turn that `fits` best, the last of equals. Runs
+        that failed are forgotten, too: LangChain adds nothing for them.
         """
         with self._mutex:
-            runs = [report.run for report in self._reports if report.run and not report.run.error]
-            last = next((run for run in reversed(runs) if run.end_time is not None), None)
-            found = [report for report in self._reports if last and report.run is last]
-            self._reports = [
-                report
-                for report in self._reports
-                if report not in found and any(report.run is run for run in runs)
-            ]
+            live = [report for report in self._reports if report.run and not report.run.error]
+            ended = [report for report in live if report.run and report.run.end_time is not None]
+            best = max(reversed(ended), key=fits, default=None)
+            found = [report for report in ended if best and report.run is best.run]
+            self._reports = [report for report in live if report not in found]
         return found
 
 
 class HistoryRun:
     """A run of `RunnableWithMessageHistory` whose messages will be added to a history of ours."""
 
-    def __init__(self, history: QwenConvChatMessageHistory, run: Run) -> None:
+    def __init__(
+        self,
+        history: QwenConvChatMessageHistory,
+        tracer: RootListenersTracer | AsyncRootListenersTracer,
+    ) -> None:
         self.history = history
-        self.run = run
+        self._tracer = tracer
+
+    @property
+    def run(self) -> Run | None:
+        """The run, once it has begun: it may be the model's own."""
+        return self._tracer.run_map.get(str(self._tracer.root_id))
 
     def __repr__(self) -> str:
         return "HistoryRun()"  # always the same: LangChain's cache of answers goes by it
@@ -102,13 +109,16 @@ class HistoryRun:
     @classmethod
     def of(cls, config: RunnableConfig) -> HistoryRun | None:
         """The run that a call's config belongs to, if it does."""
+        history: Any = (config.get("configurable") or {}).get(MESSAGE_HISTORY)
+        if not hasattr(history, "reports"):
+            return None
         callbacks: Any = config.get("callbacks")
         for handler in reversed(getattr(callbacks, "handlers", callbacks) or ()):
-            if isinstance(handler, RootListenersTracer | AsyncRootListenersTracer):
-                history = handler.config.get("configurable", {}).get(MESSAGE_HISTORY)
-                run = handler.run_map.get(str(handler.root_id))
-                if run is not None and history is config["configurable"][MESSAGE_HISTORY]:
-                    return cls(history, run)
+            if (
+                isinstance(handler, RootListenersTracer | AsyncRootListenersTracer)
+                and handler.config.get("configurable", {}).get(MESSAGE_HISTORY) is history
+            ):
+                return cls(cast("QwenConvChatMessageHistory", history), handler)
         return None
 
 
@@ -120,13 +130,14 @@ def reported(
     messages: Sequence[BaseMessage],
 ) -> Iterator[Report]:
     """Reports the turn that is taken inside, if it is one of a run with a history of ours."""
-    if found is None:
+    run = found.run if found else None
+    if found is None or run is None:
         yield Report(None, request)
         return
     reports = found.history.reports
     attached = found.history.is_target(hub, request)
     goes_on = isinstance(messages[-1], ToolMessage)
-    report = reports.begin(found.run, request, attached=attached, goes_on=goes_on)
+    report = reports.begin(run, request, attached=attached, goes_on=goes_on)
     try:
         yield report
     except BaseException:

@@ -21,9 +21,8 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field
 
-from langchain_qwen_conv.chat_history import QwenConvChatMessageHistory
 from langchain_qwen_conv.errors import as_model_errors
-from langchain_qwen_conv.reports import MESSAGE_HISTORY, HistoryRun
+from langchain_qwen_conv.reports import HistoryRun
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import checked_conversation_id
 
@@ -128,14 +127,11 @@ class RoutedChatModel(BaseChatModel):
             return kwargs
         config = ensure_config(config)
         configurable = config.get("configurable") or {}
-        history = configurable.get(MESSAGE_HISTORY)
-        if isinstance(history, QwenConvChatMessageHistory):
-            if run := HistoryRun.of(config):
-                kwargs = {**kwargs, "history_run": run}
-            chosen = history.selects if history.hub is self._hub else {}
-        else:
-            session_id = configurable.get("session_id")
-            chosen = {} if session_id is None else {"session_id": session_id}
+        session_id = configurable.get("session_id")
+        chosen = {} if session_id is None else {"session_id": session_id}
+        if run := HistoryRun.of(config):
+            kwargs = {**kwargs, "history_run": run}
+            chosen = run.history.selects if run.history.hub is self._hub else {}
         if any(name in kwargs for name in _SELECTS):
             return kwargs
         if (conversation_id := configurable.get("qwen_conversation_id")) is not None:

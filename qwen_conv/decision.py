@@ -83,6 +83,7 @@ class LocalList:
         messages: The messages of the framework.
         entry_of: Converts one of them.
         keys: What `key_of` of each converted message is.
+        stamp_of: Reads the stamp of one of them, which need not be converted for that.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class LocalList:
         messages: Sequence[Any],
         entry_of: Callable[[Any], Entry],
         keys: tuple[Hashable, ...],
+        stamp_of: Callable[[Any], Stamp | None] | None = None,
     ) -> None:
         self._messages = messages
+        self._stamp_of = stamp_of
         self._entry_of = entry_of
         self._keys = keys
         self._entries: dict[int, Entry] = {}
@@ -117,6 +120,12 @@ class LocalList:
         if found is None:
             found = self._entries[index] = self._entry_of(self._messages[index])
         return found
+
+    def stamp(self, index: int) -> Stamp | None:
+        """What the message at that place says of where it is stored."""
+        if self._stamp_of is None:
+            return self.entry(index).stamp
+        return self._stamp_of(self._messages[index])
 
     def proven(self, proof: Proof | None, now: float) -> int:
         """How many messages at the beginning the proof vouches for: all that it covers, or 0."""
@@ -281,12 +290,12 @@ def _decide(
 ) -> Attach | Look | Diverged:
     if proven := local.proven(known.proof, now):
         assert known.proof is not None  # noqa: S101 - proven says so
-        last = local.entry(proven - 1)
-        if not _is_elsewhere(last.stamp, known, base_url, conversation_id):
+        if not _is_elsewhere(local.stamp(proven - 1), known, base_url, conversation_id):
+            new = local.entries(proven)
             return _attach(
-                local.entries(proven),
+                new,
                 "this process saw the conversation take the others",
-                stored=last,
+                stored=None if new else local.entry(proven - 1),
                 item_id=known.head[-1] if known.head else None,
                 after=known.head[0] if known.head else None,
                 since=known.proof.since,

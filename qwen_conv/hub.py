@@ -28,8 +28,6 @@ from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Sessi
 if TYPE_CHECKING:
     import openai
 
-    from qwen_conv.encodings import Seal
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -99,8 +97,6 @@ class QwenConversations:
         self.clock = clock
         self.locks = PROCESS_LOCKS
         self.ledger = PROCESS_LEDGER
-        self.seals: dict[str, Seal] = {}
-        """The secrets of conversations' encodings, as far as they were needed."""
         self.shared = True
         """Whether somebody asked for this hub; a model that makes its own says no."""
         self._mutex = threading.Lock()

@@ -6,15 +6,23 @@ that it reads only what came behind, and encodes what the Conversations API cann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from qwen_conv.api import Api
-from qwen_conv.calls import CreateItems, ListItems, RetrieveConversation, UpdateConversation
+from qwen_conv.calls import (
+    CreateItems,
+    ListItems,
+    RetrieveConversation,
+    RetrieveItem,
+    UpdateConversation,
+)
 from qwen_conv.decision import UNDATED_TRUST
 from qwen_conv.encodings import RESERVED, Seal, decode, encode, is_sealed, new_secret
 from qwen_conv.errors import (
+    ConversationNotFoundError,
     Failure,
     NoReplyError,
     NotFoundError,
@@ -38,6 +46,7 @@ from qwen_conv.items import (
 from qwen_conv.limits import (
     ITEM_LIFETIME,
     ITEMS_PER_REQUEST,
+    METADATA_VALUE_CHARS,
     PAGE_SIZE,
     checked_conversation_id,
     checked_metadata,
@@ -88,7 +97,7 @@ class Unfinished:
 
 @dataclass(slots=True)
 class _Reader:
-    """Makes messages of items that come page by page."""
+    """Makes messages of items that come page by page; `ids` are those of all it was fed."""
 
     base_url: str
     conversation_id: str
@@ -97,6 +106,11 @@ class _Reader:
     used: dict[str, str] = field(default_factory=dict)
     after: str = ""
     open: list[Item] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+
+    def copy(self) -> _Reader:
+        """A reader that goes on from here, and leaves this one as it is."""
+        return replace(self, used={**self.used}, ids={*self.ids})
 
     def feed(self, items: Sequence[Item], seal: Seal | None, *, ended: bool = False) -> list[Kept]:
         """The messages that are complete now; `ended` if nothing can follow."""
@@ -141,7 +155,16 @@ class _Reader:
             encoded=bool(once),
         )
         self.after = ids[-1] if ids else self.after
+        self.ids.update(ids)
         return Kept(items, stamp, extra or {}, once)
+
+
+class _View(NamedTuple):
+    """What a reading found, complete and never changed: threads and tasks read at once."""
+
+    reader: _Reader
+    kept: tuple[Kept, ...]
+    deletions: int
 
 
 class Record:
@@ -178,9 +201,7 @@ class Record:
         self.session = session
         self._conversation_id = conversation_id
         self._tool_items = tool_items
-        self._reader: _Reader | None = None
-        self._deletions = 0
-        self._kept: list[Kept] = []
+        self._view: _View | None = None
 
     @property
     def named(self) -> str | None:
@@ -205,38 +226,39 @@ class Record:
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
             return []
-        if self._is_current(conversation_id):
-            assert self._reader is not None  # noqa: S101 - what current means
+        deletions = self.hub.ledger.deletions(conversation_id)
+        view = self._current(conversation_id)
+        if view is not None:
             try:
-                items = await read(api, conversation_id, after=self._reader.after or None)
+                items = await read(api, conversation_id, after=view.reader.after or None)
             except (NotFoundError, RequestRefusedError):
-                pass  # the last item is gone, or all of it: the whole reading will tell
+                view = None  # the last item is gone, or all of it: the whole reading will tell
             else:
-                ids = self._ids()
-                if not any(item.id in ids for item in items):
-                    self._kept += await self._understood(api, conversation_id, items)
-                    return [*self._kept]
-        self._reader = self._new_reader(conversation_id)
-        self._deletions = self.hub.ledger.deletions(conversation_id)
-        self._kept = await self._understood(api, conversation_id, await read(api, conversation_id))
-        return [*self._kept]
+                if any(item.id in view.reader.ids for item in items):
+                    view = None  # the server took no notice of where to begin
+        if view is None:
+            items = await read(api, conversation_id)
+            view = _View(self._new_reader(conversation_id), (), deletions)
+        reader = view.reader.copy()
+        seal = await self.seal_of(api, conversation_id, items)
+        kept = (*view.kept, *reader.feed(items, seal, ended=True))
+        self._view = _View(reader, kept, view.deletions)
+        return [*kept]
 
     async def holds(self, api: Api, ids: Sequence[str]) -> bool:
         """Whether all of these items are there; asks only if the last reading did not find them."""
         conversation_id = await self.conversation_id(api)
         if not ids or conversation_id is None:
             return False
-        if not (self._is_current(conversation_id) and self._ids().issuperset(ids)):
+        view = self._current(conversation_id)
+        if view is None or not view.reader.ids.issuperset(ids):
             await self.read(api)
-        return self._ids().issuperset(ids)
-
-    def _ids(self) -> set[str]:
-        return {one for kept in self._kept for one in kept.stamp.item_ids}
+        return self._view is not None and self._view.reader.ids.issuperset(ids)
 
     @property
     def last_id(self) -> str | None:
         """The id of the last item that was read; `None` if nothing was."""
-        return (self._reader and self._reader.after) or None
+        return (self._view and self._view.reader.after) or None
 
     async def pages(self, api: Api) -> PagesKept | None:
         """Reads anew, page by page; `None` if there is no conversation yet."""
@@ -273,29 +295,20 @@ class Record:
         sealed = [item for item in items if isinstance(item, Message) and is_sealed(item)]
         if not sealed:
             return None
-        seal = await self._seal(api, conversation_id)
-        now = self.hub.clock()
-        if seal and not all(decode(message, seal.secret, now) for message in sealed):
-            self.hub.seals.pop(conversation_id)  # another process may have made a new one
-            seal = await self._seal(api, conversation_id)
-        return seal
+        # Asked for each time: another process may have voided one of them, or all, since.
+        return Seal.of((await api.send(RetrieveConversation(conversation_id))).metadata)
 
-    async def _understood(
-        self, api: Api, conversation_id: str, items: Sequence[Item]
-    ) -> list[Kept]:
-        reader = self._reader
-        assert reader is not None  # noqa: S101 - the callers have made one
-        seal = await self.seal_of(api, conversation_id, items)
-        return reader.feed(items, seal, ended=True)
-
-    def _is_current(self, conversation_id: str) -> bool:
-        reader = self._reader
-        return (
-            reader is not None
-            and reader.conversation_id == conversation_id
-            and reader.at > self.hub.clock() - ITEM_LIFETIME
-            and self._deletions == self.hub.ledger.deletions(conversation_id)
-        )
+    def _current(self, conversation_id: str) -> _View | None:
+        """The last reading, if nothing that is known has made it stale."""
+        view = self._view
+        if (
+            view is not None
+            and view.reader.conversation_id == conversation_id
+            and view.reader.at > self.hub.clock() - ITEM_LIFETIME
+            and view.deletions == self.hub.ledger.deletions(conversation_id)
+        ):
+            return view
+        return None
 
     def _new_reader(self, conversation_id: str) -> _Reader:
         now = self.hub.clock()
@@ -337,12 +350,19 @@ class Record:
             todo = self.hub.ledger.unfinished.pop(conversation_id, None)
             if todo is None or todo.said != said:
                 wires = await self._wires(api, conversation_id, drafts)
-                behind = self.last_id if self._is_current(conversation_id) else None
+                behind = self._behind(conversation_id)
                 todo = Unfinished(said, wires, behind, begun)
             else:
                 await self._look(api, conversation_id, todo)
             await self._write(api, conversation_id, todo)
         return [] if todo.begun else todo.stored
+
+    def _behind(self, conversation_id: str) -> str | None:
+        """The item that the conversation ends with, as far as this process has seen."""
+        view, head = self._current(conversation_id), self.hub.ledger.of(conversation_id).head
+        if view is not None and view.reader.after:
+            return view.reader.after
+        return head[-1] if head else None
 
     async def _begin(self, api: Api, drafts: Sequence[Draft], *, ids: bool) -> tuple[str, int]:
         """Creates the session's conversation, with the first messages in it if that will do.
@@ -357,7 +377,6 @@ class Record:
         if not all(isinstance(wire, Message) for wire in wires):
             first, wires = [], []
         made = await create(api, wires, {RESERVED: seal.secret})
-        self.hub.seals[made.id] = seal
         bind = self.hub.registry.bind
         row = await api.ask(bind, self.hub.session(self.session), made.id)
         if row.conversation_id == made.id:
@@ -370,7 +389,7 @@ class Record:
     ) -> tuple[Item, ...]:
         seal: Seal | None = None
         if self._tool_items == "encoded" and any(map(_needs_encoding, drafts)):
-            seal = await self._seal(api, conversation_id, make=True)
+            seal = await self._seal(api, conversation_id)
         return tuple(wire for draft in drafts for wire in self._wire(draft, seal))
 
     def _wire(self, draft: Draft, seal: Seal | None) -> tuple[Item, ...]:
@@ -382,10 +401,16 @@ class Record:
         """Finds out whether the request that failed has been carried out after all."""
         listed = await read(api, conversation_id, after=todo.behind)
         rest = todo.wires[len(todo.stored) :]
-        for count in range(min(len(listed), len(rest)), 0, -1):
-            if fingerprints(listed[-count:]) == fingerprints(rest[:count]):
-                todo.stored += listed[-count:]
-                todo.behind = listed[-1].id
+        starts = (
+            range(len(listed))
+            if todo.behind
+            else range(max(0, len(listed) - len(rest)), len(listed))
+        )
+        for start in starts:
+            count = min(len(listed) - start, len(rest), ITEMS_PER_REQUEST)
+            if fingerprints(listed[start : start + count]) == fingerprints(rest[:count]):
+                todo.stored += listed[start : start + count]
+                todo.behind = listed[start + count - 1].id
                 return
 
     async def _write(self, api: Api, conversation_id: str, todo: Unfinished) -> None:
@@ -394,14 +419,18 @@ class Record:
             try:
                 told = await api.send(CreateItems(conversation_id, batch, native=native))
             except QwenConvError as error:
-                if isinstance(error, NoReplyError | ServiceFailedError) or todo.stored:
-                    self.hub.ledger.unfinished[conversation_id] = todo
                 written = todo.begun + len(todo.stored)
+                if isinstance(error, NoReplyError | ServiceFailedError) or written:
+                    self.hub.ledger.unfinished[conversation_id] = todo
                 if written:
                     total = todo.begun + len(todo.wires)
                     raise PartlyWrittenError(written, total) from error
                 raise
-            _compare(batch, told)
+            try:
+                _compare(batch, told)
+            except ServiceFailedError:
+                await remove(api, conversation_id, told)
+                raise
             todo.stored += told
             todo.behind = told[-1].id
 
@@ -413,17 +442,17 @@ class Record:
         if conversation_id is None:
             return
         await clear(api, conversation_id)
-        self.hub.seals.pop(conversation_id, None)
-        if self.session is None or await self._seal(api, conversation_id) is not None:
-            await self._rotate(api, conversation_id)
+        told = (await api.send(RetrieveConversation(conversation_id))).metadata
+        if RESERVED in told:
+            await keep_seal(api, conversation_id, told, Seal(new_secret()))
 
     async def delete(self, api: Api) -> None:
         """Deletes every item and the conversation; a session is unbound from it."""
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
             return
-        await delete(api, conversation_id)
-        self.hub.seals.pop(conversation_id, None)
+        with suppress(ConversationNotFoundError):
+            await delete(api, conversation_id)
         if self.session is not None:
             await api.ask(self.hub.registry.unbind, self.hub.session(self.session))
 
@@ -436,8 +465,8 @@ class Record:
         conversation_id = await self.conversation_id(api)
         assert conversation_id is not None  # noqa: S101 - what was found is in a conversation
         gone = [kept for kept in await self.read(api) if set(kept.stamp.item_ids) & set(item_ids)]
-        if void := {kept.once for kept in gone if kept.once}:
-            await self._void(api, conversation_id, void)
+        if once := {kept.once for kept in gone if kept.once}:
+            await void(api, conversation_id, once)
         ids = {one for kept in gone for one in kept.stamp.item_ids}
         async with changing(api, conversation_id):
             items = [item for item in await read(api, conversation_id) if item.id in ids]
@@ -453,7 +482,9 @@ class Record:
 
     async def set_metadata(self, api: Api, metadata: Mapping[str, str]) -> None:
         """Replaces the conversation's metadata; creates the session's conversation."""
-        checked_metadata(metadata)
+        if RESERVED in metadata:
+            raise UsageError(f"The pair {RESERVED!r} is the history's own: use another key.")
+        checked_metadata({**metadata, RESERVED: ""})
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
             conversation_id, _ = await self._begin(api, (), ids=False)
@@ -461,35 +492,46 @@ class Record:
         own = {RESERVED: told[RESERVED]} if RESERVED in told else {}
         await api.send(UpdateConversation(conversation_id, {**metadata, **own}))
 
-    async def _seal(self, api: Api, conversation_id: str, *, make: bool = False) -> Seal | None:
-        seal = self.hub.seals.get(conversation_id)
-        if seal is None:
-            told = (await api.send(RetrieveConversation(conversation_id))).metadata
-            seal = Seal.of(told)
-            if seal is None and make:
-                seal = Seal(new_secret())
-                await self._keep(api, conversation_id, told, seal)
-            if seal is not None:
-                self.hub.seals[conversation_id] = seal
-        return seal
-
-    async def _keep(
-        self, api: Api, conversation_id: str, metadata: Mapping[str, str], seal: Seal
-    ) -> None:
-        value = " ".join([seal.secret, *sorted(seal.void)])
-        await api.send(UpdateConversation(conversation_id, {**metadata, RESERVED: value}))
-        self.hub.seals[conversation_id] = seal
-
-    async def _rotate(self, api: Api, conversation_id: str) -> None:
-        told = (await api.send(RetrieveConversation(conversation_id))).metadata
-        if RESERVED in told:
-            await self._keep(api, conversation_id, told, Seal(new_secret()))
-
-    async def _void(self, api: Api, conversation_id: str, once: set[str]) -> None:
+    async def _seal(self, api: Api, conversation_id: str) -> Seal:
+        """The seal to encode with, made if there is none."""
         told = (await api.send(RetrieveConversation(conversation_id))).metadata
         seal = Seal.of(told)
-        if seal is not None:
-            await self._keep(api, conversation_id, told, seal._replace(void=seal.void | once))
+        if seal is None:
+            seal = Seal(new_secret())
+            await keep_seal(api, conversation_id, told, seal)
+        return seal
+
+
+async def keep_seal(
+    api: Api, conversation_id: str, metadata: Mapping[str, str], seal: Seal
+) -> None:
+    """Writes a seal into a conversation's metadata, beside what is there."""
+    value = " ".join([seal.secret, *sorted(seal.void)])
+    if len(value) > METADATA_VALUE_CHARS:
+        raise UsageError(
+            f"{len(seal.void) - 1} encoded messages were deleted one by one, and the metadata has "
+            "no room to void more of them: clear the history, or delete it."
+        )
+    await api.send(UpdateConversation(conversation_id, {**metadata, RESERVED: value}))
+
+
+async def void(api: Api, conversation_id: str, once: Iterable[str]) -> None:
+    """Makes encodings worthless: they are about to be deleted, and may have been repeated."""
+    told = (await api.send(RetrieveConversation(conversation_id))).metadata
+    if seal := Seal.of(told):
+        seal = seal._replace(void=seal.void.union(once))
+        await keep_seal(api, conversation_id, told, seal)
+
+
+async def void_item(api: Api, conversation_id: str, item_id: str) -> None:
+    """Makes one encoding worthless, given the item that it is."""
+    item = await api.send(RetrieveItem(conversation_id, item_id))
+    seal = Seal.of((await api.send(RetrieveConversation(conversation_id))).metadata)
+    decoded = (
+        decode(item, seal.secret, api.hub.clock()) if seal and isinstance(item, Message) else None
+    )
+    if decoded:
+        await void(api, conversation_id, [decoded.once])
 
 
 class PagesKept:

@@ -298,6 +298,11 @@ async def _plan(api: Api, turn: Turn) -> None:
     if turn.plan.take_back:
         _ = turn.call  # nothing is taken back for a turn that could not be sent
         api.hub.ledger.forget_end(conversation_id)
+        stamp = turn.plan.send[0].stamp
+        if stamp is not None and stamp.encoded:
+            from qwen_conv.record import void_item  # who has no history need not import it
+
+            await void_item(api, conversation_id, turn.plan.take_back)
         await api.send(DeleteItem(conversation_id, turn.plan.take_back))
         api.hub.ledger.note_deletion(conversation_id)
 

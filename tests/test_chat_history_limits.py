@@ -163,6 +163,27 @@ def test_so_is_one_that_failed_behind_the_creation_of_its_conversation(server, h
     assert texts(history.messages) == texts(messages)
 
 
+def test_so_is_one_whose_next_request_was_refused(server, history, failing):
+    failing(1, committed=False)
+    with pytest.raises(errors.PartlyWrittenError) as raised:
+        history.add_messages(numbered(45))
+    assert raised.value.written == 20
+    history.add_messages(numbered(45))
+    assert texts(history.messages) == texts(numbered(45))
+
+
+def test_what_others_wrote_in_between_does_not_hide_what_was_written(server, existing, failing):
+    existing.add_user_message("before")
+    assert len(existing.messages) == 1
+    failing(1, committed=True)
+    with pytest.raises(errors.UnreachableError):
+        existing.add_messages(numbered(3))
+    another = another_process(server)
+    another.run(flows.append, existing.selects["conversation_id"], [Message.of("user", "else")])
+    existing.add_messages(numbered(3))
+    assert texts(existing.messages) == ["before", *texts(numbered(3)), "else"]
+
+
 def test_messages_that_are_said_again_after_a_failure_are_written_again(hub, existing, failing):
     failing(2, committed=False)
     with pytest.raises(errors.PartlyWrittenError):
@@ -242,7 +263,9 @@ def test_metadata_is_written_and_read_and_leaves_the_encodings_readable(server, 
 
 def test_metadata_over_the_limits_is_refused_before_anything_is_sent(server, history, by):
     with pytest.raises(errors.UsageError, match="at most 16 pairs"):
-        by(history, "set_metadata", {str(number): "x" for number in range(17)})
+        by(history, "set_metadata", {str(number): "x" for number in range(16)})
+    with pytest.raises(errors.UsageError, match="the history's own"):
+        by(history, "set_metadata", {"qwen_conv": "x"})
     assert asked(server) == []
 
 
@@ -258,6 +281,14 @@ def test_clear_keeps_the_conversation_and_delete_does_not(server, hub, history, 
     assert history.messages == []
     assert hub.registry.get(hub.session("alice")) is None
     assert said(server, conversation) == []
+
+
+def test_a_session_can_be_deleted_whose_conversation_is_gone(server, hub, history, by):
+    history.add_messages(numbered(1))
+    conversation = hub.registry.get(hub.session("alice")).conversation_id
+    another_process(server).run(flows.delete, conversation)
+    by(history, "delete")
+    assert hub.registry.get(hub.session("alice")) is None
 
 
 def test_two_histories_of_one_session_see_each_other(hub, history):

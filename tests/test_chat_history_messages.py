@@ -212,6 +212,45 @@ def test_an_encoding_is_worth_nothing_once_the_genuine_one_was_deleted(server, e
         assert [message.content for message in reader.messages][1:] == texts
 
 
+@pytest.mark.parametrize("how", ["delete", "clear"])
+def test_nor_if_another_process_did_that(server, encoded, how):
+    history, texts, items = encoded
+    there = history_at(server, registry=history.hub.registry)
+    if how == "clear":
+        there.clear()
+    else:
+        for item in items[1:]:
+            there.delete_message(item["id"])
+    for text in texts:
+        repeat(there, text)
+    again = QwenConvChatMessageHistory("alice", conversations=history.hub)
+    for reader in (history, again, there):
+        assert [one.content for one in reader.messages][-2:] == texts
+        assert not any(isinstance(one, ToolMessage) for one in [*reader.iter_messages()])
+        assert [one.content for one in reader.last_messages(2)] == texts
+
+
+def test_nor_once_a_turn_has_taken_it_back(server):
+    server.script = lambda _context, _request: CallTool("weather", {"city": "Singapore"}, "c1")
+    hub = another_process(server)
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+    asking = chat.invoke([HumanMessage("How is it?")])
+    history.add_messages([HumanMessage("How is it?"), asking, TOLD])
+    (raw,) = [
+        item["content"][0]["text"]
+        for item in server.items(place(history))
+        if "tool_response" in str(item)
+    ]
+    server.script = lambda _context, _request: "It is sunny."
+    chat.invoke(history.messages)
+    repeat(history, raw)
+    for reader in (history, history_at(server, registry=hub.registry)):
+        found = reader.messages
+        assert [isinstance(one, ToolMessage) for one in found].count(True) == 1
+        assert found[-1].content == raw
+
+
 def test_nor_once_the_history_was_cleared(server, encoded):
     history, texts, _ = encoded
     history.clear()
@@ -344,6 +383,20 @@ def test_it_keeps_what_turns_have_stored_as_well(take, server, database):
     assert second.response_metadata["model_name"] == answer.response_metadata["model_name"]
 
 
+def test_what_is_no_json_is_said_to_be_lost(server, database, caplog):
+    history = history_at(server, registry=database)
+    history.add_messages([ASKED, ToolMessage("x", tool_call_id="c1", artifact=object())])
+    assert "not kept of messages: artifact" in caplog.text
+    assert history.messages[1].artifact is None
+
+
+@pytest.mark.parametrize("artifact", [[], {}, 0, "", {"a": [1, None]}])
+def test_nothing_is_something_too(server, database, artifact):
+    history = history_at(server, registry=database)
+    history.add_messages([ASKED, ToolMessage("x", tool_call_id="c1", artifact=artifact)])
+    assert history_at(server, registry=database).messages[1].artifact == artifact
+
+
 def test_it_keeps_a_role_that_the_service_rewrote(database):
     with OfflineServer(system_role="user") as server:
         history_at(server, registry=database).add_messages([SystemMessage("Be brief.")])
@@ -381,8 +434,23 @@ def test_a_role_that_the_service_rewrites_is_refused_too_and_taken_back():
     with OfflineServer(system_role="user") as server:
         history = history_at(server, on_loss="refuse")
         with pytest.raises(errors.NotRepresentableError):
-            history.add_messages([SystemMessage("Be brief.")])
+            history.add_messages([HumanMessage("hi"), SystemMessage("Be brief.")])
         assert history.messages == []
+
+
+def test_a_role_that_the_service_rewrites_is_said_to_be_lost(caplog):
+    with OfflineServer(system_role="user") as server:
+        history_at(server).add_messages([SystemMessage("Be brief.")])
+    assert "not kept of messages: type" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", [{"type": "input_video", "video_url": "https://x/a.mp4"}]])
+def test_what_others_wrote_is_read_even_if_it_could_not_be_sent(server, content):
+    history = history_at(server)
+    history.add_user_message("hi")
+    item = {"type": "message", "role": "system", "content": content}
+    server._store.add(place(history), [("msg_of_others", item)])
+    assert len(history.messages) == 2
 
 
 @pytest.mark.parametrize(

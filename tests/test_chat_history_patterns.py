@@ -2,6 +2,7 @@
 
 import asyncio
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import MODEL, WAYS, another_process, asked, invoke, said
@@ -11,6 +12,7 @@ from langchain_core.messages import (
     AIMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
     messages_from_dict,
     messages_to_dict,
 )
@@ -53,6 +55,9 @@ TAILS = {
     "two of ours": lambda ours: ours | StrOutputParser() | translated | ours,
     "two of ours, parsed": lambda ours: (
         ours | StrOutputParser() | translated | ours | StrOutputParser()
+    ),
+    "ours, then a vendor's, parsed": lambda ours: (
+        ours | StrOutputParser() | translated | vendor() | StrOutputParser()
     ),
     "ours, then a vendor's": lambda ours: ours | StrOutputParser() | translated | vendor(),
     "a vendor's": lambda _ours: vendor(),
@@ -98,6 +103,7 @@ def test_ten_runs_store_twenty_messages(take_any, server, hub, mode, name):
         take_any(chain, asks(mode, "yes"), CONFIG)
     stored = said(server, of_session(hub))
     last = "the vendor's" if "vendor" in name else ANSWER
+    last = ANSWER.upper() if "changed" in name else last
     assert stored == ["user: yes", f"assistant: {last}"] * 10
 
 
@@ -233,6 +239,23 @@ def test_a_model_that_is_given_another_conversation_goes_there(take_any, server,
     assert said(server, of_session(hub)) == once * 2
 
 
+@pytest.mark.parametrize("parsed", [False, True])
+def test_a_model_without_a_chain_around_it_is_run_as_well(take_any, server, hub, parsed):
+    ours = ChatQwenConv(model=MODEL, conversations=hub)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chain = RunnableWithMessageHistory(
+            ours | StrOutputParser() if parsed else ours,
+            lambda session: QwenConvChatMessageHistory(session, conversations=hub),
+        )
+    for _ in range(3):
+        server.requests.clear()
+        take_any(chain, [HumanMessage("yes")], CONFIG)
+        assert asked(server)[-1] == "POST /responses"
+        assert len(server.requests) == 2
+    assert said(server, of_session(hub)) == ["user: yes", f"assistant: {ANSWER}"] * 3
+
+
 def test_runs_at_once_on_one_history_are_stored_once_each(server, hub):
     history = QwenConvChatMessageHistory("alice", conversations=hub)
     ours = ChatQwenConv(model=MODEL, conversations=hub)
@@ -248,6 +271,44 @@ def test_runs_at_once_on_one_history_are_stored_once_each(server, hub):
     stored = said(server, of_session(hub))
     assert sorted(stored[::2]) == [f"user: question {n}" for n in range(5)]
     assert stored[1::2] == [f"assistant: {ANSWER}"] * 5
+
+
+@pytest.mark.parametrize("name", ["ours", "a vendor's"])
+def test_runs_of_threads_at_once_on_one_history_keep_every_question(server, hub, name):
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    history.add_messages([HumanMessage("before"), AIMessage("fine")])
+    ours = ChatQwenConv(model=MODEL, conversations=hub)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chain = RunnableWithMessageHistory(TAILS[name](ours), lambda _session: history)
+    with ThreadPoolExecutor(8) as pool:
+        runs = [
+            pool.submit(chain.invoke, [HumanMessage(f"question {n}")], CONFIG) for n in range(16)
+        ]
+        for run in runs:
+            run.result()
+    stored = said(server, of_session(hub))[2:]
+    assert len(stored) == 32
+    assert {line for line in stored if line.startswith("user")} == {
+        f"user: question {n}" for n in range(16)
+    }
+
+
+def test_readings_at_once_find_each_message_once(server, hub):
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    history.add_messages([HumanMessage(f"message {n}") for n in range(3)])
+    assert len(history.messages) == 3
+    there = QwenConvChatMessageHistory(
+        "alice", conversations=another_process(server, registry=hub.registry)
+    )
+    call = {"name": "f", "args": {}, "id": "c1", "type": "tool_call"}
+    there.add_messages([AIMessage("", tool_calls=[call]), ToolMessage("x", tool_call_id="c1")])
+
+    async def at_once():
+        return await asyncio.gather(*(history.aget_messages() for _ in range(5)))
+
+    assert [len(found) for found in asyncio.run(at_once())] == [5] * 5
+    assert len(history.messages) == 5
 
 
 # --- By hand ----------------------------------------------------------------------------------
@@ -377,6 +438,17 @@ def test_a_checkpoint_of_another_conversation_is_added_whole(server, hub, hand):
     other.add_messages(state)
     conversation = hub.registry.get(hub.session("bob")).conversation_id
     assert said(server, conversation) == ["user: one", f"assistant: {ANSWER}"]
+
+
+def test_what_was_never_sent_is_not_taken_for_sent(server, hub, hand):
+    question = HumanMessage("yes")
+    answer = hand.invoke([question])
+    hand.add(HumanMessage("something that was never sent"), question, answer)
+    assert said(server, of_session(hub)) == [
+        "user: yes",
+        f"assistant: {ANSWER}",
+        "user: something that was never sent",
+    ]
 
 
 def test_a_message_that_was_changed_since_it_was_read_is_a_new_one(server, hub, hand):
