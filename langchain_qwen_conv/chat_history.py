@@ -442,7 +442,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             for report in reports:  # what the run came to is another's answer
                 if stamp := _stamp_of(report, conversation_id):
                     await self._undo(api, stamp)
-        held = [await self._holds(api, conversation_id, entry) for entry in entries]
+        held = await self._held(api, conversation_id, entries)
         for index in reversed(range(len(entries))):
             entry = entries[index]
             if held[index] and entry.stamp and entry.stamp.response_id:
@@ -450,20 +450,35 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         rest = [index for index in range(len(entries)) if not held[index]]
         return self._unclaimed(conversation_id, entries, rest)
 
-    async def _holds(self, api: Api, conversation_id: str, entry: Entry) -> bool:
-        """Whether a message is where its stamp says, and as it was."""
-        stamp = entry.stamp
-        if (
-            stamp is None
-            or stamp.conversation_id != conversation_id
-            or stamp.base_url != self.hub.base_url
-            or stamp.said != entry.said
-        ):
-            return False
-        if set(stamp.ids) & set(self.hub.ledger.of(conversation_id).head):
+    async def _held(self, api: Api, conversation_id: str, entries: Sequence[Entry]) -> list[bool]:
+        """Whether each of the messages is where its stamp says, and as it was."""
+        stamps = [
+            entry.stamp
+            if entry.stamp is not None
+            and entry.stamp.conversation_id == conversation_id
+            and entry.stamp.base_url == self.hub.base_url
+            and entry.stamp.said == entry.said
+            else None
+            for entry in entries
+        ]
+        head = set(self.hub.ledger.of(conversation_id).head)
+        held = [stamp is not None and not head.isdisjoint(stamp.ids) for stamp in stamps]
+        if any(held):
             self._claim(conversation_id)
-            return True
-        return await self._record.holds(api, stamp.item_ids)
+        asked = {n: stamp for n, stamp in enumerate(stamps) if stamp and not held[n]}
+        if not asked:
+            return held
+        wanted = {one for stamp in asked.values() for one in stamp.item_ids}
+        kept = await self._record.with_items(api, wanted)
+        listed = {one for each in kept for one in each.stamp.item_ids}
+        end = len(kept)
+        for n, stamp in reversed(asked.items()):
+            held[n] = bool(stamp.item_ids) and listed.issuperset(stamp.item_ids)
+            if not held[n] and stamp.response_id:
+                # Some services list an answer under other ids than they gave it.
+                found = _place_of(stamp, kept[:end])
+                held[n], end = found is not None, end if found is None else found
+        return held
 
     def _unclaimed(
         self, conversation_id: str, entries: Sequence[Entry], rest: list[int]
@@ -618,6 +633,23 @@ def _answers(report: Report, entry: Entry) -> bool:
     stamp = report.outcome.stamp if report.outcome else None
     says = stamp is not None and entry.stamp is None and entry.said == stamp.said
     return says or _is_of(report, entry)
+
+
+def _place_of(stamp: Stamp, kept: Sequence[Kept]) -> int | None:
+    """Where a turn stands, by what it sent and answered; the last place, if there are several."""
+    turn = stamp.sent + stamp.said
+    said: tuple[str, ...] | None = None  # from the answer back, as far as it may be the turn
+    for place in reversed(range(len(kept))):
+        mine = kept[place].stamp.said
+        if mine == stamp.said:
+            said = mine
+        elif said is not None:
+            said = mine + said
+        if said == turn:
+            return place
+        if said is not None and len(said) > len(turn):
+            said = None
+    return None
 
 
 def _cover(entries: Sequence[Entry], held: list[bool], answer: int) -> None:

@@ -245,15 +245,13 @@ class Record:
         self._view = _View(reader, kept, view.deletions)
         return [*kept]
 
-    async def holds(self, api: Api, ids: Sequence[str]) -> bool:
-        """Whether all of these items are there; asks only if the last reading did not find them."""
+    async def with_items(self, api: Api, ids: set[str]) -> list[Kept]:
+        """Every message; nothing is asked for if the last reading has found all of these items."""
         conversation_id = await self.conversation_id(api)
-        if not ids or conversation_id is None:
-            return False
-        view = self._current(conversation_id)
-        if view is None or not view.reader.ids.issuperset(ids):
-            await self.read(api)
-        return self._view is not None and self._view.reader.ids.issuperset(ids)
+        view = None if conversation_id is None else self._current(conversation_id)
+        if view is not None and ids and view.reader.ids.issuperset(ids):
+            return [*view.kept]
+        return await self.read(api)
 
     @property
     def last_id(self) -> str | None:

@@ -431,6 +431,25 @@ def test_a_list_from_a_checkpoint_is_added_from_where_the_conversation_ends(
     ]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_so_it_is_where_the_service_lists_answers_under_other_ids(fresh):
+    with OfflineServer(lambda _context, _request: ANSWER, output_ids="new") as server:
+        hub = another_process(server)
+        chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+        state = []
+        for _ in range(2):
+            state.append(HumanMessage("yes"))
+            state.append(chat.invoke(state))
+        there = another_process(server, registry=hub.registry) if fresh else hub
+        history = QwenConvChatMessageHistory("alice", conversations=there)
+        history.add_messages([*state, HumanMessage("new")])
+        stored = said(server, of_session(hub))
+        assert stored == ["user: yes", f"assistant: {ANSWER}"] * 2 + ["user: new"]
+        history.clear()
+        history.add_messages(state)
+        assert len(server.items(of_session(hub))) == 4
+
+
 def test_a_checkpoint_of_another_conversation_is_added_whole(server, hub, hand):
     state = [HumanMessage("one")]
     state.append(hand.invoke(state))
