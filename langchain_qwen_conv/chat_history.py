@@ -16,13 +16,13 @@ from langchain_core.runnables import ensure_config
 from langchain_qwen_conv import messages as mapping
 from langchain_qwen_conv.answers import as_held
 from langchain_qwen_conv.errors import as_model_errors
+from langchain_qwen_conv.held import fit, is_system, unheld
 from langchain_qwen_conv.losses import loss, missed, restored
 from langchain_qwen_conv.messages import STAMP, from_stored, to_core, to_entry
-from langchain_qwen_conv.reports import MESSAGE_HISTORY, Report, Reports
+from langchain_qwen_conv.reports import MESSAGE_HISTORY, Reports
 from qwen_conv.api import Api, finish
-from qwen_conv.decision import Doubt, Entry, Known, LocalList
+from qwen_conv.decision import Entry, Known, LocalList
 from qwen_conv.errors import Failure, ItemNotFoundError, NotRepresentableError, UsageError
-from qwen_conv.flows import changing, read, remove
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Message, fingerprints
 from qwen_conv.record import Draft, Kept, Record, ToolItems, firsts
@@ -346,11 +346,11 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
     async def _write(self, api: Api, messages: list[BaseMessage]) -> None:
         drafts = [self._draft(message) for message in messages]  # refuses before anything is sent
         entries = [to_entry(message) for message in messages]
-        reports = self.reports.take_ended(lambda report: _fit(report, messages, entries))
+        reports = self.reports.take_ended(lambda report: fit(report, messages, entries))
         new = [*range(len(messages))]
         conversation_id = await self._record.conversation_id(api)
         if conversation_id is not None:
-            new = await self._unheld(api, conversation_id, entries, reports)
+            new = await unheld(api, self._record, conversation_id, entries, reports)
         lost = [_loss(message, draft) for message, draft in zip(messages, drafts, strict=True)]
         overlays = isinstance(self.hub.registry, Overlays)
         self._declare([lost[index] for index in new], is_kept=overlays)
@@ -358,7 +358,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         if new:
             written = [drafts[index] for index in new]
             # A conversation can be created with messages in it, but then nothing is told of them.
-            ids = overlays or self._on_loss == "refuse" or any(_is_system(entries[n]) for n in new)
+            ids = overlays or self._on_loss == "refuse" or any(is_system(entries[n]) for n in new)
             stored = await self._record.append(api, written, ids=ids)
             if stored:
                 heads = firsts(stored, written, self._tool_items)
@@ -423,100 +423,6 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
                     data[found.stamp.item_ids[0]] = lost[index]
                     kept = kept[kept.index(found) + 1 :]
         return data
-
-    async def _unheld(
-        self,
-        api: Api,
-        conversation_id: str,
-        entries: Sequence[Entry],
-        reports: Sequence[Report],
-    ) -> list[int]:
-        """Which of the messages the conversation does not hold yet."""
-        if any(_stamp_of(report, conversation_id) for report in reports) and entries:
-            self._claim(conversation_id)
-            for index in reversed(range(len(entries))):
-                if _answers(reports[-1], entries[index]) or any(
-                    _is_of(report, entries[index]) for report in reports
-                ):
-                    return [*range(index + 1, len(entries))]  # the turns are the run's up to there
-            for report in reports:  # what the run came to is another's answer
-                if stamp := _stamp_of(report, conversation_id):
-                    await self._undo(api, stamp)
-        held = await self._held(api, conversation_id, entries)
-        for index in reversed(range(len(entries))):
-            entry = entries[index]
-            if held[index] and entry.stamp and entry.stamp.response_id:
-                _cover(entries, held, index)
-        rest = [index for index in range(len(entries)) if not held[index]]
-        return self._unclaimed(conversation_id, entries, rest)
-
-    async def _held(self, api: Api, conversation_id: str, entries: Sequence[Entry]) -> list[bool]:
-        """Whether each of the messages is where its stamp says, and as it was."""
-        stamps = [
-            entry.stamp
-            if entry.stamp is not None
-            and entry.stamp.conversation_id == conversation_id
-            and entry.stamp.base_url == self.hub.base_url
-            and entry.stamp.said == entry.said
-            else None
-            for entry in entries
-        ]
-        head = set(self.hub.ledger.of(conversation_id).head)
-        held = [stamp is not None and not head.isdisjoint(stamp.ids) for stamp in stamps]
-        if any(held):
-            self._claim(conversation_id)
-        asked = {n: stamp for n, stamp in enumerate(stamps) if stamp and not held[n]}
-        if not asked:
-            return held
-        wanted = {one for stamp in asked.values() for one in stamp.item_ids}
-        kept = await self._record.with_items(api, wanted)
-        listed = {one for each in kept for one in each.stamp.item_ids}
-        end = len(kept)
-        for n, stamp in reversed(asked.items()):
-            held[n] = bool(stamp.item_ids) and listed.issuperset(stamp.item_ids)
-            if not held[n] and stamp.response_id:
-                # Some services list an answer under other ids than they gave it.
-                found = _place_of(stamp, kept[:end])
-                held[n], end = found is not None, end if found is None else found
-        return held
-
-    def _unclaimed(
-        self, conversation_id: str, entries: Sequence[Entry], rest: list[int]
-    ) -> list[int]:
-        """Leaves out what this process's last turn has added, and nobody has read since."""
-        known = self.hub.ledger.of(conversation_id)
-        left = known.unclaimed
-        new: list[int] = []
-        for index in rest:
-            said = entries[index].said
-            starts = range(len(left) - len(said) + 1) if said and not new else ()
-            start = next((at for at in starts if left[at : at + len(said)] == said), None)
-            if start is None:
-                new.append(index)
-            else:
-                left = left[start + len(said) :]
-        if left != known.unclaimed:
-            logger.info(
-                "history %r: the last turn has added %d of the messages", self, len(rest) - len(new)
-            )
-            self.hub.ledger.note(conversation_id, known._replace(unclaimed=left))
-        return new
-
-    def _claim(self, conversation_id: str) -> None:
-        known = self.hub.ledger.of(conversation_id)
-        self.hub.ledger.note(conversation_id, known._replace(unclaimed=()))
-
-    async def _undo(self, api: Api, stamp: Stamp) -> None:
-        """Takes a turn out of the conversation whose answer was not what the run came to."""
-        async with changing(api, stamp.conversation_id):
-            listed = await read(api, stamp.conversation_id, after=self._record.last_id)
-            left = Doubt(stamp.sent, None).left(listed)
-            # Some services list an answer under other ids than they gave it.
-            if (
-                set(stamp.item_ids) <= {item.id for item in left}
-                or fingerprints(left) == stamp.sent + stamp.said
-            ):
-                await remove(api, stamp.conversation_id, reversed(left))
 
     def _draft(self, message: BaseMessage) -> Draft:
         items = to_core(message)
@@ -591,78 +497,3 @@ def _message(kept: Kept, overlay: Mapping[str, Any] | None) -> BaseMessage:
 
 def _loss(message: BaseMessage, draft: Draft) -> dict[str, Any]:
     return loss(message, _message(Kept(draft.items, _NOWHERE, draft.extra or {}), None))
-
-
-def _stamp_of(report: Report, conversation_id: str) -> Stamp | None:
-    stamp = report.outcome.stamp if report.outcome else None
-    return stamp if stamp and stamp.conversation_id == conversation_id else None
-
-
-def _is_system(entry: Entry) -> bool:
-    return all(isinstance(one, Message) and one.role in _SYSTEM for one in entry.items)
-
-
-_SYSTEM = {"system", "developer"}
-
-
-def _fit(report: Report, messages: Sequence[BaseMessage], entries: Sequence[Entry]) -> int:
-    """How well messages fit a turn whose run they may be of: by ids, or by what is said."""
-    if report.outcome is None or not messages:
-        return 0
-    if messages[-1].response_metadata.get("response_id") == report.outcome.response.id:
-        return 3
-    if fingerprints(as_held(report.outcome.response.output)) != entries[-1].said:
-        return 0
-    asked = report.request.local.entries()[-1:]
-    return 2 if any(one.said == entry.said for one in asked for entry in entries) else 1
-
-
-def _is_of(report: Report, entry: Entry) -> bool:
-    """Whether a message is the very answer of a turn, as it was given."""
-    stamp = report.outcome.stamp if report.outcome else None
-    return (
-        stamp is not None
-        and entry.stamp is not None
-        and entry.stamp.response_id == stamp.response_id
-        and entry.said == stamp.said
-    )
-
-
-def _answers(report: Report, entry: Entry) -> bool:
-    """Whether a message is a turn's answer, or says what it said, and not where it is from."""
-    stamp = report.outcome.stamp if report.outcome else None
-    says = stamp is not None and entry.stamp is None and entry.said == stamp.said
-    return says or _is_of(report, entry)
-
-
-def _place_of(stamp: Stamp, kept: Sequence[Kept]) -> int | None:
-    """Where a turn stands, by what it sent and answered; the last place, if there are several."""
-    turn = stamp.sent + stamp.said
-    said: tuple[str, ...] | None = None  # from the answer back, as far as it may be the turn
-    for place in reversed(range(len(kept))):
-        mine = kept[place].stamp.said
-        if mine == stamp.said:
-            said = mine
-        elif said is not None:
-            said = mine + said
-        if said == turn:
-            return place
-        if said is not None and len(said) > len(turn):
-            said = None
-    return None
-
-
-def _cover(entries: Sequence[Entry], held: list[bool], answer: int) -> None:
-    """Marks what stands before an answer and was sent with it: that is held as well."""
-    stamp = entries[answer].stamp
-    assert stamp is not None  # noqa: S101 - the caller saw it
-    sent = stamp.sent
-    index = answer - 1
-    while index >= 0 and not held[index]:
-        said = entries[index].said
-        matches = bool(said) and sent[len(sent) - len(said) :] == said
-        if not matches and not _is_system(entries[index]):
-            break  # a system prompt went along, but is not stored
-        held[index] = True
-        sent = sent[: len(sent) - len(said)] if matches else sent
-        index -= 1

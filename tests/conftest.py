@@ -16,6 +16,7 @@ from qwen_conv.offline import OfflineServer
 from qwen_conv.registry import MemoryRegistry
 
 MODEL = "qwen3.6-plus"
+KEY = "sk-made-up-for-the-tests"
 WAYS = ("invoke", "stream", "ainvoke", "astream")
 
 Take = Callable[..., AIMessage]

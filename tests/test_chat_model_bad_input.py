@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import pytest
-from conftest import MODEL, asked, said
+from conftest import KEY, MODEL, asked, said
 from langchain_core.exceptions import (
     ModelAuthenticationError,
     ModelError,
@@ -18,8 +18,6 @@ from langchain_qwen_conv import ChatQwenConv
 from langchain_qwen_conv import errors as langchain_errors
 from qwen_conv import QwenConversations, errors
 from qwen_conv.offline import Fail, OfflineServer
-
-KEY = "sk-0123456789abcdef0123456789abcdef"
 
 
 def test_a_missing_key_says_where_it_is_looked_for(monkeypatch):

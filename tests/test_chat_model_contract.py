@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import MODEL
+from conftest import KEY, MODEL
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumpd, dumps, load
@@ -16,8 +16,6 @@ from langchain_core.prompts import (
 from langchain_core.runnables import RunnableSequence
 
 from langchain_qwen_conv import ChatQwenConv, __version__
-
-KEY = "sk-0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import threading
 
 import openai
 import pytest
+from conftest import KEY
 from pydantic import SecretStr
 
 from qwen_conv import QwenConversations, errors, flows
@@ -14,8 +15,6 @@ from qwen_conv.calls import CreateResponse
 from qwen_conv.items import Message
 from qwen_conv.offline import Fail, OfflineServer
 from qwen_conv.registry import MemoryRegistry
-
-KEY = "sk-0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)

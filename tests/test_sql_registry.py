@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import MODEL, another_process, said
+from conftest import KEY, MODEL, another_process, said
 from langchain_core.exceptions import ModelInvalidRequestError
 
 from langchain_qwen_conv import ChatQwenConv
@@ -15,7 +15,6 @@ from langchain_qwen_conv import errors as model_errors
 from qwen_conv import QwenConversations, errors
 from qwen_conv.registry import MemoryRegistry, Overlays, Registry, Session, SqlRegistry
 
-KEY = "sk-0123456789abcdef0123456789abcdef"
 HERE = "https://example.com/v1"
 ALICE = Session("app", "alice", HERE, "a1")
 ELSEWHERE = [
