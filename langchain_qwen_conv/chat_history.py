@@ -96,7 +96,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
                 conversation_id=conversation_id,
                 tool_items=tool_items,
             )
-        self.reports = Reports()
+        self.reports = Reports(self._record)
         self.last_error: Exception | None = None
         self._on_loss = on_loss
         self._tool_items = tool_items
@@ -346,7 +346,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
     async def _write(self, api: Api, messages: list[BaseMessage]) -> None:
         drafts = [self._draft(message) for message in messages]  # refuses before anything is sent
         entries = [to_entry(message) for message in messages]
-        reports = self.reports.take_ended(lambda report: fit(report, messages, entries))
+        reports = self.reports.take_ended(lambda report: fit(report, entries))
         new = [*range(len(messages))]
         conversation_id = await self._record.conversation_id(api)
         if conversation_id is not None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from langchain_core.messages import BaseMessage
-
 from langchain_qwen_conv.answers import as_held
 from langchain_qwen_conv.reports import Report
 from qwen_conv.api import Api
@@ -41,6 +39,9 @@ async def unheld(
         for report in reports:  # what the run came to is another's answer
             if stamp := _stamp_of(report, conversation_id):
                 await _undo(api, record, stamp)
+        record.hub.ledger.write_outside(record.target)
+    elif len(reports) == 1 and entries and fit(reports[0], entries) > 1:
+        record.hub.ledger.write_inside(record.target)  # it would have done
     held = await _held(api, record, conversation_id, entries)
     for index in reversed(range(len(entries))):
         entry = entries[index]
@@ -139,11 +140,11 @@ def is_system(entry: Entry) -> bool:
 _SYSTEM = {"system", "developer"}
 
 
-def fit(report: Report, messages: Sequence[BaseMessage], entries: Sequence[Entry]) -> int:
+def fit(report: Report, entries: Sequence[Entry]) -> int:
     """How well messages fit a turn whose run they may be of: by ids, or by what is said."""
-    if report.outcome is None or not messages:
+    if report.outcome is None or not entries:
         return 0
-    if messages[-1].response_metadata.get("response_id") == report.outcome.response.id:
+    if _is_of(report, entries[-1]):
         return 3
     if fingerprints(as_held(report.outcome.response.output)) != entries[-1].said:
         return 0

@@ -22,6 +22,7 @@ from qwen_conv.turns import Outcome, TurnRequest
 if TYPE_CHECKING:
     from langchain_qwen_conv.chat_history import QwenConvChatMessageHistory
     from qwen_conv.hub import QwenConversations
+    from qwen_conv.record import Record
 
 MESSAGE_HISTORY = "message_history"
 """Where `RunnableWithMessageHistory` puts the history, in `config["configurable"]`."""
@@ -39,7 +40,8 @@ class Report:
 class Reports:
     """The turns of the runs whose messages were not added yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._mutex = threading.Lock()
         self._reports: list[Report] = []
 
@@ -55,10 +57,13 @@ class Reports:
         """Notes that a model is about to take a turn.
 
         One turn of a run belongs to the conversation, and those that bring the results of its tool
-        calls; any other is sent on no conversation, as is one whose list has diverged.
+        calls; any other is sent on no conversation, as is one whose list has diverged, and all of
+        them where the last run came to something else.
         """
+        ledger, target = self._record.hub.ledger, self._record.target
         with self._mutex:
-            if attached and self.of_run(run) and not goes_on:
+            outside = self.of_run(run) or ledger.is_written_outside(target)
+            if attached and outside and not goes_on:
                 attached = False
                 request = request._replace(conversation_id=None, session=None)
             elif attached and request.on_divergence is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from itertools import count
 from typing import TYPE_CHECKING
 
 from qwen_conv.decision import Known
@@ -27,7 +28,10 @@ class Ledger:
         self._most = most
         self._mutex = threading.Lock()
         self._known: OrderedDict[str, Known] = OrderedDict()
+        self._count = count(1)
         self._deletions: dict[str, int] = {}
+        self._forgotten = 0
+        self._written_outside: set[str] = set()
         self.unfinished: dict[str, Unfinished] = {}
         """Addings of messages that failed, by conversation."""
 
@@ -50,13 +54,34 @@ class Ledger:
                 self._known[conversation_id] = known
 
     def deletions(self, conversation_id: str) -> int:
-        """How often this process has deleted items of a conversation."""
-        return self._deletions.get(conversation_id, 0)
+        """A number that is another one once this process has deleted items of a conversation."""
+        return self._deletions.get(conversation_id, self._forgotten)
 
     def note_deletion(self, conversation_id: str) -> None:
-        """Counts a deletion: what was read before may hold the item still."""
+        """Notes that items are deleted: what was read before may hold them still."""
         with self._mutex:
-            self._deletions[conversation_id] = self._deletions.get(conversation_id, 0) + 1
+            if len(self._deletions) >= self._most:
+                self._deletions.clear()
+                self._forgotten = next(self._count)
+            self._deletions[conversation_id] = next(self._count)
+
+    def write_outside(self, target: str) -> None:
+        """Notes that a history had to take a turn back; see `is_written_outside`."""
+        with self._mutex:
+            if len(self._written_outside) >= self._most:
+                self._written_outside.clear()
+            self._written_outside.add(target)
+
+    def write_inside(self, target: str) -> None:
+        """Notes that a turn would have been what a history was given."""
+        self._written_outside.discard(target)
+
+    def is_written_outside(self, target: str) -> bool:
+        """Whether the turns of a history's runs are better taken on no conversation.
+
+        They are not what the history is then given: it would have to take them back.
+        """
+        return target in self._written_outside
 
     def forget_end(self, conversation_id: str) -> None:
         """Keeps only that the conversation is there: what it ends with is not known any more."""

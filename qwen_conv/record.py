@@ -208,6 +208,13 @@ class Record:
         """The conversation, if the record was made for one by its id."""
         return self._conversation_id
 
+    @property
+    def target(self) -> str:
+        """What names the record: no other session or conversation has the same."""
+        if self.session is not None:
+            return str(self.hub.session(self.session))
+        return f"{self.hub.base_url} {self._conversation_id}"
+
     async def conversation_id(self, api: Api) -> str | None:
         """The conversation; `None` if the session has none yet. Nothing is sent for that."""
         if self.session is None:

@@ -156,6 +156,26 @@ def test_a_run_costs_a_reading_and_a_turn(take_any, server, hub, name, mode, req
         assert asked(server) == requests
 
 
+@pytest.mark.parametrize(
+    ("name", "requests"), [("two of ours, parsed", 4), ("ours, changed", 3), ("two of ours", 4)]
+)
+def test_a_run_that_comes_to_something_else_is_written_and_not_taken_back_again(
+    take_any, server, hub, name, requests
+):
+    chain = with_history(TAILS[name], "prompt", hub)
+    for _ in range(2):
+        take_any(chain, asks("prompt", "yes"), CONFIG)
+    server.requests.clear()
+    take_any(chain, asks("prompt", "yes"), CONFIG)
+    assert len(server.requests) == requests
+    plain = with_history(TAILS["ours"], "prompt", hub)
+    take_any(plain, asks("prompt", "yes"), CONFIG)
+    server.requests.clear()
+    take_any(plain, asks("prompt", "yes"), CONFIG)
+    assert asked(server) == ["GET /conversations/*/items", "POST /responses"]
+    assert len(said(server, of_session(hub))) == 10
+
+
 def test_a_turn_of_a_run_sends_the_new_message_only(take_any, server, hub):
     chain = with_history(TAILS["ours"], "prompt", hub)
     for _ in range(3):
