@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from inspect import signature
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -18,15 +18,15 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 
-from langchain_qwen_conv import answers, messages
+from langchain_qwen_conv import messages
 from langchain_qwen_conv.errors import as_model_errors
-from langchain_qwen_conv.profiles import profile_of
+from langchain_qwen_conv.profiles import PROVIDER, profile_of
 from langchain_qwen_conv.reports import reported
 from langchain_qwen_conv.routing import RoutedChatModel
 from langchain_qwen_conv.tools import choice_to_wire, tool_to_wire
 from qwen_conv._version import __version__
 from qwen_conv.api import finish
-from qwen_conv.decision import LocalList
+from qwen_conv.decision import LocalList, OnDivergence
 from qwen_conv.errors import QwenConvError, UsageError
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import (
@@ -36,9 +36,10 @@ from qwen_conv.limits import (
     checked_text,
 )
 from qwen_conv.registry import Registry
-from qwen_conv.responses import Reading
 from qwen_conv.stops import Stop
-from qwen_conv.turns import OnDivergence, TurnRequest, begin, end, take
+
+if TYPE_CHECKING:
+    from qwen_conv.turns import TurnRequest
 
 _PER_CALL = frozenset(
     {
@@ -274,6 +275,8 @@ class ChatQwenConv(RoutedChatModel):
         self.api_key, self.base_url = self.conversations.api_key, self.conversations.base_url
         return self
 
+    # What a turn needs is imported by the first one: an import need not wait for it.
+
     # --- One turn -----------------------------------------------------------------------------
 
     def _generate(
@@ -283,6 +286,9 @@ class ChatQwenConv(RoutedChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - nothing to tell
         **kwargs: Any,
     ) -> ChatResult:
+        from langchain_qwen_conv import answers
+        from qwen_conv.turns import take
+
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs)
             api = self._hub.sync(*self._patience(kwargs))
@@ -298,6 +304,9 @@ class ChatQwenConv(RoutedChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
+        from langchain_qwen_conv import answers
+        from qwen_conv.turns import take
+
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs)
             api = self._hub.tasks(*self._patience(kwargs))
@@ -313,6 +322,10 @@ class ChatQwenConv(RoutedChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        from langchain_qwen_conv import answers
+        from qwen_conv.responses import Reading
+        from qwen_conv.turns import begin, end
+
         ending = Stop(self._stop(stop))
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs, stream=True)
@@ -340,6 +353,10 @@ class ChatQwenConv(RoutedChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        from langchain_qwen_conv import answers
+        from qwen_conv.responses import Reading
+        from qwen_conv.turns import begin, end
+
         ending = Stop(self._stop(stop))
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
             request = self._request(messages, stop, kwargs, stream=True)
@@ -373,6 +390,9 @@ class ChatQwenConv(RoutedChatModel):
         Raises:
             UsageError: Something of it cannot work.
         """
+        from langchain_qwen_conv import answers
+        from qwen_conv.turns import TurnRequest
+
         if unknown := kwargs.keys() - _PER_CALL:
             raise UsageError(
                 f"ChatQwenConv has no parameter {', '.join(map(repr, sorted(unknown)))}. The "
@@ -492,7 +512,7 @@ class ChatQwenConv(RoutedChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = LangSmithParams(
-            ls_provider=answers.PROVIDER,
+            ls_provider=PROVIDER,
             ls_model_type="chat",
             ls_model_name=kwargs.get("model") or self.model,
         )

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from langchain_core.language_models.model_profile import ModelProfile
 
+PROVIDER = "qwen"
+"""What `ls_provider` and `model_provider` say: SummarizationMiddleware compares the two."""
+
 _INPUT_SHARE = 0.8
 
 

@@ -17,12 +17,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers.root_listeners import AsyncRootListenersTracer, RootListenersTracer
 from langchain_core.tracers.schemas import Run
 
-from qwen_conv.turns import Outcome, TurnRequest
-
 if TYPE_CHECKING:
     from langchain_qwen_conv.chat_history import QwenConvChatMessageHistory
     from qwen_conv.hub import QwenConversations
     from qwen_conv.record import Record
+    from qwen_conv.turns import Outcome, TurnRequest
 
 MESSAGE_HISTORY = "message_history"
 """Where `RunnableWithMessageHistory` puts the history, in `config["configurable"]`."""

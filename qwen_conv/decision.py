@@ -34,6 +34,9 @@ from qwen_conv.items import (
 from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.stamps import Stamp
 
+OnDivergence = Literal["rebase", "raise", "ignore", "stateless"]
+"""What to do if a list is not what the conversation holds, followed by new messages."""
+
 UNDATED_TRUST = 24 * 60 * 60
 """Seconds that a reading of the conversation vouches for it. Listed items carry no date
 (help.aliyun.com, "Conversations", list items; read 2026-11-20), so some may be about to expire."""

@@ -21,6 +21,7 @@ from qwen_conv.decision import (
     Doubt,
     LocalList,
     Look,
+    OnDivergence,
     Seen,
     decide,
     settle,
@@ -48,7 +49,6 @@ from qwen_conv.stamps import Stamp
 
 logger = logging.getLogger("qwen_conv")
 
-OnDivergence = Literal["rebase", "raise", "ignore", "stateless"]
 Decision = Literal["attached", "stateless", "chained", "rebased"]
 
 _NOT_RUN = (
