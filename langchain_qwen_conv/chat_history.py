@@ -25,7 +25,8 @@ from qwen_conv.decision import Entry, Known, LocalList
 from qwen_conv.errors import Failure, ItemNotFoundError, NotRepresentableError, UsageError
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Message, fingerprints
-from qwen_conv.record import Draft, Kept, Record, ToolItems, firsts
+from qwen_conv.kept import Kept
+from qwen_conv.record import Draft, Record, ToolItems
 from qwen_conv.registry import Overlays
 from qwen_conv.stamps import Stamp
 from qwen_conv.turns import TurnRequest
@@ -99,7 +100,6 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         self.reports = Reports(self._record)
         self.last_error: Exception | None = None
         self._on_loss = on_loss
-        self._tool_items = tool_items
         self._told_lost: set[str] = set()
         self._snapshots: dict[int, list[BaseMessage]] = {}
         """What the first reading of a run found, by thread: a run begins and ends in one."""
@@ -361,7 +361,7 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             ids = overlays or self._on_loss == "refuse" or any(is_system(entries[n]) for n in new)
             stored = await self._record.append(api, written, ids=ids)
             if stored:
-                heads = firsts(stored, written, self._tool_items)
+                heads = self._record.firsts(stored, written)
                 await self._compare_roles(api, heads, [messages[index] for index in new], lost, new)
                 data = {head.id: lost[index] for head, index in zip(heads, new, strict=True)}
         if overlays:

@@ -15,7 +15,8 @@ from qwen_conv.api import Api
 from qwen_conv.decision import Doubt, Entry
 from qwen_conv.flows import changing, read, remove
 from qwen_conv.items import Message, fingerprints
-from qwen_conv.record import Kept, Record
+from qwen_conv.kept import Kept
+from qwen_conv.record import Record
 from qwen_conv.stamps import Stamp
 
 logger = logging.getLogger("qwen_conv")

@@ -6,7 +6,7 @@ that it reads only what came behind, and encodes what the Conversations API cann
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -16,11 +16,10 @@ from qwen_conv.calls import (
     CreateItems,
     ListItems,
     RetrieveConversation,
-    RetrieveItem,
     UpdateConversation,
 )
 from qwen_conv.decision import UNDATED_TRUST
-from qwen_conv.encodings import RESERVED, Seal, decode, encode, is_sealed, new_secret
+from qwen_conv.encodings import RESERVED, Seal, encode, is_sealed, new_secret
 from qwen_conv.errors import (
     ConversationNotFoundError,
     Failure,
@@ -41,36 +40,19 @@ from qwen_conv.items import (
     Json,
     Message,
     fingerprints,
-    said_together,
 )
+from qwen_conv.kept import Kept, Reader
 from qwen_conv.limits import (
     ITEM_LIFETIME,
     ITEMS_PER_REQUEST,
-    METADATA_VALUE_CHARS,
     PAGE_SIZE,
     checked_conversation_id,
     checked_metadata,
     checked_session_id,
 )
-from qwen_conv.stamps import Stamp
+from qwen_conv.seals import keep_seal, void
 
 ToolItems = Literal["encoded", "native"]
-
-
-class Kept(NamedTuple):
-    """A message of the record.
-
-    Attributes:
-        items: What it says: one item, or all items of an answer.
-        stamp: Where it is.
-        extra: What was kept with it; see `encode`.
-        once: The seal that it was stored with; `""` if with none.
-    """
-
-    items: tuple[Item, ...]
-    stamp: Stamp
-    extra: Json
-    once: str = ""
 
 
 class Draft(NamedTuple):
@@ -95,74 +77,10 @@ class Unfinished:
     stored: list[Item] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Makes messages of items that come page by page; `ids` are those of all it was fed."""
-
-    base_url: str
-    conversation_id: str
-    now: float
-    at: float
-    used: dict[str, str] = field(default_factory=dict)
-    after: str = ""
-    open: list[Item] = field(default_factory=list)
-    ids: set[str] = field(default_factory=set)
-
-    def copy(self) -> _Reader:
-        """A reader that goes on from here, and leaves this one as it is."""
-        return replace(self, used={**self.used}, ids={*self.ids})
-
-    def feed(self, items: Sequence[Item], seal: Seal | None, *, ended: bool = False) -> list[Kept]:
-        """The messages that are complete now; `ended` if nothing can follow."""
-        found: list[Kept] = []
-        for item in items:
-            decoded = None
-            if seal is not None and isinstance(item, Message) and item.id is not None:
-                decoded = decode(item, seal.secret, self.now)
-            if decoded is None or decoded.once in seal.void:  # type: ignore[union-attr]  # there was one
-                self.open.append(item)
-            elif self.used.setdefault(decoded.once, item.id or "") != item.id:
-                self.open.append(item)  # said again by somebody
-            else:
-                found += self._closed()
-                found.append(self._kept((item,), decoded.items, decoded.extra, decoded.once))
-        groups = [*said_together(self.open)]
-        self.open = []
-        if groups and not ended:
-            self.open = [*groups.pop()]  # the next page may go on with it
-        return [*found, *(self._kept(group, group) for group in groups)]
-
-    def _closed(self) -> list[Kept]:
-        groups, self.open = [*said_together(self.open)], []
-        return [self._kept(group, group) for group in groups]
-
-    def _kept(
-        self,
-        stored: tuple[Item, ...],
-        items: tuple[Item, ...],
-        extra: Json | None = None,
-        once: str = "",
-    ) -> Kept:
-        ids = tuple(item.id for item in stored if item.id)
-        stamp = Stamp(
-            self.base_url,
-            self.conversation_id,
-            None,
-            ids,
-            self.at,
-            said=fingerprints(items),
-            after=self.after,
-            encoded=bool(once),
-        )
-        self.after = ids[-1] if ids else self.after
-        self.ids.update(ids)
-        return Kept(items, stamp, extra or {}, once)
-
-
 class _View(NamedTuple):
     """What a reading found, complete and never changed: threads and tasks read at once."""
 
-    reader: _Reader
+    reader: Reader
     kept: tuple[Kept, ...]
     deletions: int
 
@@ -315,11 +233,11 @@ class Record:
             return view
         return None
 
-    def _new_reader(self, conversation_id: str) -> _Reader:
+    def _new_reader(self, conversation_id: str) -> Reader:
         now = self.hub.clock()
         # Listed items have no date, so some may be about to expire.
         at = now - ITEM_LIFETIME + UNDATED_TRUST
-        return _Reader(self.hub.base_url, conversation_id, now, at)
+        return Reader(self.hub.base_url, conversation_id, now, at)
 
     # --- Writing ------------------------------------------------------------------------------
 
@@ -401,6 +319,16 @@ class Record:
         if self._tool_items == "native" or seal is None or not _needs_encoding(draft):
             return draft.items
         return (encode(draft.items, seal.secret, self.hub.clock(), draft.extra),)
+
+    def firsts(self, stored: Sequence[Item], drafts: Sequence[Draft]) -> list[Item]:
+        """The first item that each draft was stored as."""
+        found: list[Item] = []
+        at = 0
+        for draft in drafts:
+            found.append(stored[at])
+            encoded = self._tool_items == "encoded" and _needs_encoding(draft)
+            at += 1 if encoded else len(draft.items)
+        return found
 
     async def _look(self, api: Api, conversation_id: str, todo: Unfinished) -> None:
         """Finds out whether the request that failed has been carried out after all."""
@@ -507,42 +435,10 @@ class Record:
         return seal
 
 
-async def keep_seal(
-    api: Api, conversation_id: str, metadata: Mapping[str, str], seal: Seal
-) -> None:
-    """Writes a seal into a conversation's metadata, beside what is there."""
-    value = " ".join([seal.secret, *sorted(seal.void)])
-    if len(value) > METADATA_VALUE_CHARS:
-        raise UsageError(
-            f"{len(seal.void) - 1} encoded messages were deleted one by one, and the metadata has "
-            "no room to void more of them: clear the history, or delete it."
-        )
-    await api.send(UpdateConversation(conversation_id, {**metadata, RESERVED: value}))
-
-
-async def void(api: Api, conversation_id: str, once: Iterable[str]) -> None:
-    """Makes encodings worthless: they are about to be deleted, and may have been repeated."""
-    told = (await api.send(RetrieveConversation(conversation_id))).metadata
-    if seal := Seal.of(told):
-        seal = seal._replace(void=seal.void.union(once))
-        await keep_seal(api, conversation_id, told, seal)
-
-
-async def void_item(api: Api, conversation_id: str, item_id: str) -> None:
-    """Makes one encoding worthless, given the item that it is."""
-    item = await api.send(RetrieveItem(conversation_id, item_id))
-    seal = Seal.of((await api.send(RetrieveConversation(conversation_id))).metadata)
-    decoded = (
-        decode(item, seal.secret, api.hub.clock()) if seal and isinstance(item, Message) else None
-    )
-    if decoded:
-        await void(api, conversation_id, [decoded.once])
-
-
 class PagesKept:
     """The messages of a record page by page; holds one page at a time."""
 
-    def __init__(self, record: Record, reader: _Reader, pages: Pages) -> None:
+    def __init__(self, record: Record, reader: Reader, pages: Pages) -> None:
         self._record = record
         self._reader = reader
         self._pages = pages
@@ -554,17 +450,6 @@ class PagesKept:
             return self._reader.feed((), None, ended=True) or None
         seal = await self._record.seal_of(api, self._reader.conversation_id, items)
         return self._reader.feed(items, seal)
-
-
-def firsts(stored: Sequence[Item], drafts: Sequence[Draft], tool_items: ToolItems) -> list[Item]:
-    """The first item that each draft was stored as."""
-    found: list[Item] = []
-    at = 0
-    for draft in drafts:
-        found.append(stored[at])
-        encoded = tool_items == "encoded" and _needs_encoding(draft)
-        at += 1 if encoded else len(draft.items)
-    return found
 
 
 def _needs_encoding(draft: Draft) -> bool:

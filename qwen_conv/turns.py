@@ -45,6 +45,7 @@ from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.locks import Holder
 from qwen_conv.registry import Row
 from qwen_conv.responses import Response
+from qwen_conv.seals import void_item
 from qwen_conv.stamps import Stamp
 
 logger = logging.getLogger("qwen_conv")
@@ -300,8 +301,6 @@ async def _plan(api: Api, turn: Turn) -> None:
         api.hub.ledger.forget_end(conversation_id)
         stamp = turn.plan.send[0].stamp
         if stamp is not None and stamp.encoded:
-            from qwen_conv.record import void_item  # who has no history need not import it
-
             await void_item(api, conversation_id, turn.plan.take_back)
         await api.send(DeleteItem(conversation_id, turn.plan.take_back))
         api.hub.ledger.note_deletion(conversation_id)

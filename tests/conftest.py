@@ -1,8 +1,12 @@
 """What the tests share: a server, a hub, and the four ways of taking a turn."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +125,20 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def run_example(name: str, **environment: str) -> str:
+    """What an example prints, run as a user does; it must not complain."""
+    without = {key: value for key, value in os.environ.items() if "DASHSCOPE" not in key}
+    told = subprocess.run(
+        [sys.executable, Path(__file__).parent.parent / "examples" / name],
+        env=without | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stderr == ""
+    return told.stdout
 
 
 def always(answer: Any) -> Callable[..., Any]:

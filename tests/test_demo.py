@@ -1,27 +1,11 @@
 """`make demo`: what its users see, and that nothing is left of it."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
-from conftest import asked
+from conftest import asked, run_example
 
-ALICE = Path(__file__).parent.parent / "examples" / "alice.py"
-WITHOUT_SERVICE = {name: value for name, value in os.environ.items() if "DASHSCOPE" not in name}
-
-
-def demo(**environment):
-    told = subprocess.run(
-        [sys.executable, ALICE],
-        env=WITHOUT_SERVICE | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stderr == ""
-    return told.stdout
+demo = partial(run_example, "alice.py")
 
 
 def test_without_a_key_it_talks_to_the_offline_server():

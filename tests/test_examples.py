@@ -1,13 +1,10 @@
 """The examples run as they stand."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
-from conftest import asked
+from conftest import asked, run_example
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "history.py"
+run = partial(run_example, "history.py")
 TOLD = """\
 human  Alice is 20 years old, and her hobbies are music and chess.
 ai     Nice to meet Alice.
@@ -16,19 +13,6 @@ ai     Alice is 20 years old, and her hobbies are music and chess.
 human  What are her hobbies?
 ai     Alice is 20 years old, and her hobbies are music and chess.
 """
-
-
-def run(**environment):
-    without = {name: value for name, value in os.environ.items() if "DASHSCOPE" not in name}
-    told = subprocess.run(
-        [sys.executable, EXAMPLE],
-        env=without | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stderr == ""
-    return told.stdout
 
 
 def test_the_chain_with_a_history_runs_without_a_key():

@@ -1,0 +1,91 @@
+"""The messages of a conversation, made of its items in the order in which they are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from qwen_conv.encodings import Seal, decode
+from qwen_conv.items import Item, Json, Message, fingerprints, said_together
+from qwen_conv.stamps import Stamp
+
+
+class Kept(NamedTuple):
+    """A message of the record.
+
+    Attributes:
+        items: What it says: one item, or all items of an answer.
+        stamp: Where it is.
+        extra: What was kept with it; see `encode`.
+        once: The seal that it was stored with; `""` if with none.
+    """
+
+    items: tuple[Item, ...]
+    stamp: Stamp
+    extra: Json
+    once: str = ""
+
+
+@dataclass(slots=True)
+class Reader:
+    """Makes messages of items that come page by page; `ids` are those of all it was fed."""
+
+    base_url: str
+    conversation_id: str
+    now: float
+    at: float
+    used: dict[str, str] = field(default_factory=dict)
+    after: str = ""
+    open: list[Item] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+
+    def copy(self) -> Reader:
+        """A reader that goes on from here, and leaves this one as it is."""
+        return replace(self, used={**self.used}, ids={*self.ids})
+
+    def feed(self, items: Sequence[Item], seal: Seal | None, *, ended: bool = False) -> list[Kept]:
+        """The messages that are complete now; `ended` if nothing can follow."""
+        found: list[Kept] = []
+        for item in items:
+            decoded = None
+            if seal is not None and isinstance(item, Message) and item.id is not None:
+                decoded = decode(item, seal.secret, self.now)
+            if decoded is None or decoded.once in seal.void:  # type: ignore[union-attr]  # there was one
+                self.open.append(item)
+            elif self.used.setdefault(decoded.once, item.id or "") != item.id:
+                self.open.append(item)  # said again by somebody
+            else:
+                found += self._closed()
+                found.append(self._kept((item,), decoded.items, decoded.extra, decoded.once))
+        groups = [*said_together(self.open)]
+        self.open = []
+        if groups and not ended:
+            self.open = [*groups.pop()]  # the next page may go on with it
+        return [*found, *(self._kept(group, group) for group in groups)]
+
+    def _closed(self) -> list[Kept]:
+        groups, self.open = [*said_together(self.open)], []
+        return [self._kept(group, group) for group in groups]
+
+    def _kept(
+        self,
+        stored: tuple[Item, ...],
+        items: tuple[Item, ...],
+        extra: Json | None = None,
+        once: str = "",
+    ) -> Kept:
+        ids = tuple(item.id for item in stored if item.id)
+        stamp = Stamp(
+            self.base_url,
+            self.conversation_id,
+            None,
+            ids,
+            self.at,
+            said=fingerprints(items),
+            after=self.after,
+            encoded=bool(once),
+        )
+        self.after = ids[-1] if ids else self.after
+        self.ids.update(ids)
+        return Kept(items, stamp, extra or {}, once)
