@@ -28,8 +28,9 @@ Take = Callable[..., AIMessage]
 
 @pytest.fixture(autouse=True)
 def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test knows no sessions of another, whose server may have had the same port."""
+    """A test knows nothing of another, whose server may have had the same port."""
     monkeypatch.setattr("qwen_conv.hub.PROCESS_REGISTRY", MemoryRegistry())
+    monkeypatch.setattr("qwen_conv.hub.PROCESS_LEDGER", Ledger())
 
 
 @pytest.fixture
