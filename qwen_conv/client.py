@@ -8,8 +8,13 @@ default headers are said in full, so that none of them, nor the SDK's telemetry,
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from typing import Any, cast
 
 import openai
 
@@ -41,18 +46,53 @@ class AsyncQwenClient(openai.AsyncOpenAI):
         return {**self.own_headers}
 
 
+class _Connections(openai.DefaultHttpxClient):
+    """Connections that are closed when nobody holds the client any more."""
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the interpreter may be going down
+            self.close()
+
+
 def connect(api_key: str, base_url: str, headers: Mapping[str, str]) -> QwenClient:
     """A client for threads; it holds its connections until it is closed."""
-    client = QwenClient(api_key=api_key, base_url=base_url, organization="", project="")
+    client = QwenClient(
+        api_key=api_key,
+        base_url=base_url,
+        organization="",
+        project="",
+        http_client=_Connections(verify=_certificates()),
+    )
     client.own_headers = _headers(api_key, headers)
     return client
 
 
 def connect_async(api_key: str, base_url: str, headers: Mapping[str, str]) -> AsyncQwenClient:
     """A client for the tasks of one event loop."""
-    client = AsyncQwenClient(api_key=api_key, base_url=base_url, organization="", project="")
+    client = AsyncQwenClient(
+        api_key=api_key,
+        base_url=base_url,
+        organization="",
+        project="",
+        http_client=openai.DefaultAsyncHttpxClient(verify=_certificates()),
+    )
     client.own_headers = _headers(api_key, headers)
     return client
+
+
+def _certificates() -> ssl.SSLContext:
+    return _certificates_of(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _certificates_of(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    """The certificates to trust, read once; a client would read them when it is made.
+
+    That takes 20 ms and more, and each event loop has a client of its own.
+    """
+    modules = [one.__module__.partition(".")[0] for one in openai.DefaultHttpxClient.__mro__]
+    transport = import_module("httpx" if "httpx" in modules else "httpx2")  # openai 2, openai 3
+    return cast("ssl.SSLContext", transport.create_ssl_context())
 
 
 def _headers(api_key: str, more: Mapping[str, str]) -> Mapping[str, str]:
