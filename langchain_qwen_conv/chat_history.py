@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from threading import get_ident
 from typing import Any, Literal, TypeVar
+from weakref import ReferenceType, ref
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, ToolMessage
@@ -101,8 +102,8 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         self.last_error: Exception | None = None
         self._on_loss = on_loss
         self._told_lost: set[str] = set()
-        self._snapshots: dict[int, list[BaseMessage]] = {}
-        """What the first reading of a run found, by thread: a run begins and ends in one."""
+        self._beginnings: dict[int, list[ReferenceType[Beginning]]] = {}
+        """Of the runs that go on, by thread: a run begins and ends in one."""
 
     def __repr__(self) -> str:
         place = self._record.session or self._record.named
@@ -261,19 +262,26 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             return await self.hub.arun(flow, *args)
 
     async def _read(self, api: Api) -> list[BaseMessage]:
-        in_run = ensure_config().get("configurable", {}).get(MESSAGE_HISTORY) is self
-        snapshot = self._snapshots.get(get_ident())
-        if in_run and snapshot is not None and self.reports.is_open():
-            return [*snapshot]
+        if ensure_config().get("configurable", {}).get(MESSAGE_HISTORY) is not self:
+            return await self._read_anew(api)
+        # Tasks share a thread. A run that is shown too little adds what it was not shown, too, and
+        # that is held already; shown too much, it would take its own input for old.
+        found = min((one.found for one in self._open_beginnings()), key=len, default=None)
+        if found is not None and self.reports.is_open():
+            return ReadInRun(self, found, found)
         fresh = await self._read_anew(api)
-        if in_run and snapshot is not None:
-            return _Snapshot(self, snapshot, fresh)
-        return self.begin_run(fresh) if in_run else fresh
+        return ReadInRun(self, fresh if found is None else found, fresh)
 
-    def begin_run(self, found: list[BaseMessage]) -> list[BaseMessage]:
-        """Has every reading of a run find what its first one found."""
-        self._snapshots[get_ident()] = [*found]
-        return found
+    def begin_run(self, found: Sequence[BaseMessage]) -> Beginning:
+        """Has the later readings of a run find what its first one found."""
+        beginning = Beginning(found)
+        open_ones = [ref(one) for one in self._open_beginnings()]
+        self._beginnings[get_ident()] = [*open_ones, ref(beginning)]
+        return beginning
+
+    def _open_beginnings(self) -> list[Beginning]:
+        mine = self._beginnings.get(get_ident(), ())
+        return [one for each in mine if (one := each()) is not None]
 
     async def _read_anew(self, api: Api) -> list[BaseMessage]:
         conversation_id = await self._record.conversation_id(api)
@@ -334,7 +342,8 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             await api.ask(registry.forget_overlays, self.hub.base_url, conversation_id, item_ids)
 
     async def _add(self, api: Api, messages: Sequence[BaseMessage]) -> None:
-        self._snapshots.pop(get_ident(), None)
+        if not self._open_beginnings()[1:]:  # of several, nobody can tell which has ended
+            self._beginnings.pop(get_ident(), None)
         try:
             await self._write(api, [*messages])
         except Exception as error:
@@ -456,27 +465,34 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             await api.ask(registry.overlay, self.hub.base_url, conversation_id, data)
 
 
-class _Snapshot(list[BaseMessage]):
-    """What the first reading of a run found, if it is still that run.
+class ReadInRun(list[BaseMessage]):
+    """What a run of `RunnableWithMessageHistory` reads: what its first reading found.
 
-    `RunnableWithMessageHistory` reads at the beginning of a run and, in list mode, at its end, to
-    tell the new messages by the number of the old ones. It copies only what it reads at the
-    beginning: then an earlier run has failed, and what is there now is wanted.
+    LangChain reads at the beginning of a run and, in list mode, at its end, to tell the new
+    messages by the number of the old ones. It copies only what it reads at the beginning.
     """
 
     def __init__(
         self,
         history: QwenConvChatMessageHistory,
-        snapshot: list[BaseMessage],
-        fresh: list[BaseMessage],
+        found: Sequence[BaseMessage],
+        fresh: Sequence[BaseMessage],
     ) -> None:
-        super().__init__(snapshot)
+        super().__init__(found)
         self._history = history
         self._fresh = fresh
 
     def copy(self) -> list[BaseMessage]:
         """What is there now, as the first reading of a new run."""
         return self._history.begin_run(self._fresh)
+
+
+class Beginning(list[BaseMessage]):
+    """What a run begins with. LangChain adds the input to it, and holds it as long as it runs."""
+
+    def __init__(self, found: Sequence[BaseMessage]) -> None:
+        super().__init__(found)
+        self.found = tuple(found)
 
 
 _NOWHERE = Stamp("", "", None, (), 0.0)

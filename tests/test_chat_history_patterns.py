@@ -314,6 +314,52 @@ def test_runs_of_threads_at_once_on_one_history_keep_every_question(server, hub,
     }
 
 
+@pytest.mark.parametrize("name", ["ours", "ours, parsed", "a vendor's", "a vendor's, parsed"])
+@pytest.mark.parametrize("first_ends", ["before the second", "after the second"])
+def test_tasks_at_once_on_one_history_keep_every_question(server, hub, name, first_ends):
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    history.add_messages([HumanMessage("before"), AIMessage("fine")])
+    ours = ChatQwenConv(model=MODEL, conversations=hub)
+
+    async def in_order():
+        answered = {text: asyncio.Event() for text in ("one", "two", "three")}
+        may_end = {text: asyncio.Event() for text in answered}
+
+        async def ends(given, config):
+            text = config["metadata"]["text"]
+            answered[text].set()
+            await may_end[text].wait()
+            return given
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            chain = RunnableWithMessageHistory(
+                TAILS[name](ours) | RunnableLambda(ends),
+                lambda _session: history,
+            )
+
+        async def runs(text):
+            await chain.ainvoke([HumanMessage(text)], {**CONFIG, "metadata": {"text": text}})
+
+        first = asyncio.create_task(runs("one"))
+        await answered["one"].wait()
+        second = asyncio.create_task(runs("two"))
+        await answered["two"].wait()
+        tasks = [("one", first), ("two", second)]
+        for text, task in tasks if first_ends == "before the second" else reversed(tasks):
+            may_end[text].set()
+            await task
+        may_end["three"].set()
+        await runs("three")
+
+    asyncio.run(in_order())
+    answer = "the vendor's" if "vendor" in name else ANSWER
+    stored = said(server, of_session(hub))[2:]
+    assert sorted(stored[::2]) == ["user: one", "user: three", "user: two"]
+    assert stored[1::2] == [f"assistant: {answer}"] * 3
+    assert stored[-2] == "user: three"
+
+
 def test_readings_at_once_find_each_message_once(server, hub):
     history = QwenConvChatMessageHistory("alice", conversations=hub)
     history.add_messages([HumanMessage(f"message {n}") for n in range(3)])
