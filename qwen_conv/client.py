@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any, cast
+from weakref import finalize
 
 import openai
 
@@ -46,23 +46,17 @@ class AsyncQwenClient(openai.AsyncOpenAI):
         return {**self.own_headers}
 
 
-class _Connections(openai.DefaultHttpxClient):
-    """Connections that are closed when nobody holds the client any more."""
-
-    def __del__(self) -> None:
-        with suppress(Exception):  # the interpreter may be going down
-            self.close()
-
-
 def connect(api_key: str, base_url: str, headers: Mapping[str, str]) -> QwenClient:
-    """A client for threads; it holds its connections until it is closed."""
+    """A client for threads; it holds its connections until it is closed, or dropped."""
+    connections = openai.DefaultHttpxClient(verify=_certificates())
     client = QwenClient(
         api_key=api_key,
         base_url=base_url,
         organization="",
         project="",
-        http_client=_Connections(verify=_certificates()),
+        http_client=connections,
     )
+    finalize(client, connections.close)  # before the sockets are collected, which warn if open
     client.own_headers = _headers(api_key, headers)
     return client
 

@@ -29,16 +29,29 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class Reader:
-    """Makes messages of items that come page by page; `ids` are those of all it was fed."""
+    """Makes messages of items that come page by page; `ids` are those of all it was fed.
+
+    `tail` are the ids of the last two.
+    """
 
     base_url: str
     conversation_id: str
     now: float
     at: float
     used: dict[str, str] = field(default_factory=dict)
-    after: str = ""
+    tail: tuple[str, ...] = ()
     open: list[Item] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
+
+    @property
+    def after(self) -> str:
+        """The last item's id; `""` if there was none."""
+        return self.tail[-1] if self.tail else ""
+
+    @property
+    def before(self) -> str | None:
+        """The id of the item before the last one; `None` if there was none."""
+        return self.tail[0] if self.tail[1:] else None
 
     def copy(self) -> Reader:
         """A reader that goes on from here, and leaves this one as it is."""
@@ -86,6 +99,6 @@ class Reader:
             after=self.after,
             encoded=bool(once),
         )
-        self.after = ids[-1] if ids else self.after
+        self.tail = (*self.tail, *ids)[-2:]
         self.ids.update(ids)
         return Kept(items, stamp, extra or {}, once)

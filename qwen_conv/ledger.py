@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qwen_conv.decision import Known
 
 if TYPE_CHECKING:
-    from qwen_conv.record import Unfinished
+    from qwen_conv.record import Said, Unfinished
 
 UNKNOWN = Known()
 
@@ -32,8 +32,8 @@ class Ledger:
         self._deletions: dict[str, int] = {}
         self._forgotten = 0
         self._written_outside: set[str] = set()
-        self.unfinished: dict[str, Unfinished] = {}
-        """Addings of messages that failed, by conversation."""
+        self.unfinished: dict[str, dict[Said, Unfinished]] = {}
+        """Addings of messages that failed, by conversation and what they were to say."""
 
     def of(self, conversation_id: str) -> Known:
         """What is known of a conversation."""

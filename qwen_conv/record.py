@@ -53,6 +53,8 @@ from qwen_conv.limits import (
 from qwen_conv.seals import keep_seal, void
 
 ToolItems = Literal["encoded", "native"]
+Said = tuple[tuple[str, ...], ...]
+"""What messages say: the fingerprints of each one's items."""
 
 
 class Draft(NamedTuple):
@@ -70,7 +72,7 @@ class Unfinished:
     written since, of `wires`; `behind` is the last item that was known to be there.
     """
 
-    said: tuple[tuple[str, ...], ...]
+    said: Said
     wires: tuple[Item, ...]
     behind: str | None
     begun: int = 0
@@ -145,6 +147,9 @@ class Record:
     async def read(self, api: Api) -> list[Kept]:
         """Every message, oldest first; only what came since the last reading is asked for.
 
+        The last item that was read is asked for again: if it does not come first, it was deleted,
+        or the server took no notice of where to begin, and all is read anew.
+
         Raises:
             ConversationNotFoundError: The conversation is not there.
         """
@@ -155,12 +160,14 @@ class Record:
         view = self._current(conversation_id)
         if view is not None:
             try:
-                items = await read(api, conversation_id, after=view.reader.after or None)
+                items = await read(api, conversation_id, after=view.reader.before)
             except (NotFoundError, RequestRefusedError):
-                view = None  # the last item is gone, or all of it: the whole reading will tell
+                view = None  # an item is gone, or all of it: the whole reading will tell
             else:
-                if any(item.id in view.reader.ids for item in items):
-                    view = None  # the server took no notice of where to begin
+                if [item.id for item in items[:1]] == [view.reader.after]:
+                    items = items[1:]
+                else:
+                    view = None
         if view is None:
             items = await read(api, conversation_id)
             view = _View(self._new_reader(conversation_id), (), deletions)
@@ -222,10 +229,11 @@ class Record:
         return Seal.of((await api.send(RetrieveConversation(conversation_id))).metadata)
 
     def _current(self, conversation_id: str) -> _View | None:
-        """The last reading, if nothing that is known has made it stale."""
+        """The last reading, if it found something and nothing known has made it stale."""
         view = self._view
         if (
             view is not None
+            and view.reader.after
             and view.reader.conversation_id == conversation_id
             and view.reader.at > self.hub.clock() - ITEM_LIFETIME
             and view.deletions == self.hub.ledger.deletions(conversation_id)
@@ -270,8 +278,12 @@ class Record:
         else:
             begun = 0
         async with changing(api, conversation_id):
-            todo = self.hub.ledger.unfinished.pop(conversation_id, None)
-            if todo is None or todo.said != said:
+            failed = self.hub.ledger.unfinished.pop(conversation_id, {})
+            todo = failed.pop(said, None)
+            # What was written in part is waited for; what may be is meant anew by now.
+            if failed := {each: one for each, one in failed.items() if one.begun or one.stored}:
+                self.hub.ledger.unfinished[conversation_id] = failed
+            if todo is None:
                 wires = await self._wires(api, conversation_id, drafts)
                 behind = self._behind(conversation_id)
                 todo = Unfinished(said, wires, behind, begun)
@@ -283,7 +295,7 @@ class Record:
     def _behind(self, conversation_id: str) -> str | None:
         """The item that the conversation ends with, as far as this process has seen."""
         view, head = self._current(conversation_id), self.hub.ledger.of(conversation_id).head
-        if view is not None and view.reader.after:
+        if view is not None:
             return view.reader.after
         return head[-1] if head else None
 
@@ -354,7 +366,8 @@ class Record:
             except QwenConvError as error:
                 written = todo.begun + len(todo.stored)
                 if isinstance(error, NoReplyError | ServiceFailedError) or written:
-                    self.hub.ledger.unfinished[conversation_id] = todo
+                    failed = self.hub.ledger.unfinished.setdefault(conversation_id, {})
+                    failed[todo.said] = todo
                 if written:
                     total = todo.begun + len(todo.wires)
                     raise PartlyWrittenError(written, total) from error

@@ -184,6 +184,19 @@ def test_what_others_wrote_in_between_does_not_hide_what_was_written(server, exi
     assert texts(existing.messages) == ["before", *texts(numbered(3)), "else"]
 
 
+def test_it_is_finished_also_when_something_else_was_added_first(existing, failing):
+    failing(2, committed=True)
+    with pytest.raises(errors.PartlyWrittenError):
+        existing.add_messages(numbered(45))
+    existing.add_user_message("else")
+    existing.add_messages(numbered(45))
+    assert texts(existing.messages) == [
+        *texts(numbered(45))[:40],
+        "else",
+        *texts(numbered(45))[40:],
+    ]
+
+
 def test_messages_that_are_said_again_after_a_failure_are_written_again(hub, existing, failing):
     failing(2, committed=False)
     with pytest.raises(errors.PartlyWrittenError):
@@ -299,6 +312,22 @@ def test_two_histories_of_one_session_see_each_other(hub, history):
     assert texts(history.messages) == ["one", "two"]
     other.clear()
     assert history.messages == []
+
+
+@pytest.mark.parametrize("unknown_after", ["refused", "ignored"])
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_what_another_process_deleted_at_the_end_is_not_shown_any_more(unknown_after, left):
+    with OfflineServer(unknown_after=unknown_after) as server:
+        here = QwenConvChatMessageHistory("alice", conversations=another_process(server))
+        here.add_messages(numbered(3))
+        conversation = here.hub.registry.get(here.hub.session("alice")).conversation_id
+        assert len(here.messages) == 3
+        there = another_process(server)
+        items = there.run(flows.read, conversation)
+        there.run(flows.remove, conversation, items[left:])
+        assert texts(here.messages) == texts(numbered(left))
+        there.run(flows.append, conversation, [Message.of("user", "anew")])
+        assert texts(here.messages) == [*texts(numbered(left)), "anew"]
 
 
 # --- Bad input --------------------------------------------------------------------------------
