@@ -83,9 +83,7 @@ class ConversationEndpoints:
         self._service.shown_conversation(conversation)
         limit, newest_first, after = paging(request)
         expired = self._service.switches.expired_items == "listed"
-        if after is not None and after not in {
-            item.id for item in self._store.items(conversation, expired=True)
-        }:
+        if after is not None and self._store.item(conversation, after, expired=True) is None:
             if self._service.switches.unknown_after == "refused":
                 raise missing(f"Item with id '{after}'", self._service.switches)
             after = None
@@ -106,9 +104,8 @@ class ConversationEndpoints:
     def _item(self, request: Request) -> StoredItem:
         conversation, wanted = request.path_params["conversation"], request.path_params["item"]
         self._service.shown_conversation(conversation)
-        for item in self._store.items(conversation):
-            if item.id == wanted:
-                return item
+        if (item := self._store.item(conversation, wanted)) is not None:
+            return item
         raise missing(
             f"Item with id '{wanted}' in conversation '{conversation}'", self._service.switches
         )

@@ -26,6 +26,7 @@ create table if not exists items (
     id text not null, conversation text not null, created real not null, body text not null
 );
 create index if not exists items_of on items (conversation, position);
+create index if not exists items_by_id on items (id);
 create table if not exists responses (
     id text primary key, created real not null, body text not null, shown text not null
 );
@@ -133,6 +134,19 @@ class Store:
         """A conversation's items, oldest first; with `expired`, those of over seven days too."""
         return self.page(conversation, expired=expired)
 
+    def item(self, conversation: str, item: str, *, expired: bool = False) -> StoredItem | None:
+        """One of a conversation's items; with `expired`, also one of over seven days."""
+        rows = self._run(
+            "select id, created, body from items where id = ? and conversation = ? and created > ?",
+            item,
+            conversation,
+            self._oldest_alive(expired=expired),
+        )
+        return _item(*rows[0]) if rows else None
+
+    def _oldest_alive(self, *, expired: bool) -> float:
+        return 0.0 if expired else self._clock.now() - ITEM_LIFETIME
+
     def page(
         self,
         conversation: str,
@@ -144,14 +158,14 @@ class Store:
     ) -> list[StoredItem]:
         """Some of a conversation's items, in order, behind the item `after` in that order."""
         way, beyond = ("desc", "<") if newest_first else ("asc", ">")
-        alive = 0.0 if expired else self._clock.now() - ITEM_LIFETIME
-        where, values = "conversation = ? and created > ?", [conversation, alive]
+        where = "conversation = ? and created > ?"
+        values: list[Any] = [conversation, self._oldest_alive(expired=expired)]
         if after is not None:
             where += f" and position {beyond} (select position from items where id = ?)"
             values.append(after)
         shown = f"select id, created, body from items where {where}"
         rows = self._run(f"{shown} order by position {way} limit ?", *values, most)
-        return [StoredItem(row[0], row[1], json.loads(row[2])) for row in rows]
+        return [_item(*row) for row in rows]
 
     def remove(self, conversation: str, item: str) -> None:
         """Deletes an item."""
@@ -181,3 +195,7 @@ class Store:
     def delete_response(self, response: str) -> None:
         """Deletes a response."""
         self._run("delete from responses where id = ?", response)
+
+
+def _item(item: str, created: float, body: str) -> StoredItem:
+    return StoredItem(item, created, json.loads(body))
