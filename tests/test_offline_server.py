@@ -463,6 +463,15 @@ def test_a_long_answer_is_cut_and_says_so(server):
     assert len(told["output"][0]["content"][0]["text"].split()) == 16
 
 
+def test_a_created_call_names_its_id():
+    with OfflineServer(other_items="accepted") as server:
+        client = openai.OpenAI(api_key="any", base_url=server.base_url)
+        call = {"type": "function_call", "name": "f", "arguments": "{}"}
+        created = client.conversations.create()
+        with pytest.raises(openai.BadRequestError, match="call_id"):
+            client.conversations.items.create(created.id, items=[call])
+
+
 def test_an_unanswered_call_bars_the_next_turn_and_an_unknown_result_too(server, conversation):
     server.script = lambda _context, _request: CallTool("f", {}, "call_1")
     body = {"model": MODEL, "conversation": conversation, "input": "hi"}

@@ -75,7 +75,7 @@ def test_every_package_is_typed_and_exports_what_it_says(package):
 def test_the_distribution_says_what_it_needs():
     told = metadata("qwen-conv")
     assert told["Requires-Python"] == ">=3.11"
-    wanted = {"langchain", "llamaindex", "agents", "sql", "offline", "cli", "all", "dev"}
+    wanted = {"langchain", "llamaindex", "agents", "sql", "offline", "cli", "all", "dev", "oracles"}
     assert set(told.get_all("Provides-Extra")) == wanted
     needs = [need.replace(" ", "") for need in requires("qwen-conv")]
     assert "openai<4,>=2" in needs

@@ -122,6 +122,8 @@ def _new_messages(items: Sequence[Json], switches: Switches) -> list[dict[str, A
         match item.get("type"), switches.other_items:
             case "message", _:
                 messages.append(model.message(item["role"], item["content"]))
+            case "function_call" | "function_call_output", "accepted" if "call_id" not in item:
+                raise Refusal("Missing required parameter: 'items[].call_id'.")
             case _, "accepted":
                 messages.append({name: value for name, value in item.items() if name != "id"})
             case kind, "refused":

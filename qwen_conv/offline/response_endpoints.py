@@ -190,25 +190,31 @@ class ResponseEndpoints:
             self._store.keep_response(response["id"], response, [*turn.held, *turn.given])
         if not turn.conversation or not (kept or self._switches.store_false == "appended"):
             return
-        told = turn.body.get("instructions")
-        given = turn.given
-        if told and self._switches.instructions == "stored":
-            given = [model.message("system", told), *given]
         same = self._switches.output_ids == "kept"
-        items = [(model.new_item_id(), item) for item in given] + [
+        answered = [
             (
                 item["id"] if same else model.new_item_id(),
                 {key: value for key, value in item.items() if key != "id"},
             )
             for item in output
         ]
+        self._add(turn.conversation, [*self._asked(turn), *answered])
+
+    def _asked(self, turn: Turn) -> list[tuple[str, Json]]:
+        """What a turn leaves of its input."""
+        told, given = turn.body.get("instructions"), turn.given
+        if told and self._switches.instructions == "stored":
+            given = [model.message("system", told), *given]
+        return [(model.new_item_id(), item) for item in given]
+
+    def _add(self, conversation: str, items: list[tuple[str, Json]]) -> None:
         if self._switches.stored_items == "messages":
             items = [(item_id, item) for item_id, item in items if item["type"] == "message"]
-        self._store.add(turn.conversation, items)
+        self._store.add(conversation, items)
 
     def _fail(self, turn: Turn) -> None:
         if turn.conversation and self._switches.failed_turn == "input_stored":
-            self._store.add(turn.conversation, [(model.new_item_id(), one) for one in turn.given])
+            self._add(turn.conversation, self._asked(turn))
 
     async def _retrieve(self, request: Request, _: Any) -> Response:
         wanted = request.path_params["response"]

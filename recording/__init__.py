@@ -1,0 +1,1 @@
+"""Recording cassettes, and settling what is assumed about the service."""
