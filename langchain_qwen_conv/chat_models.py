@@ -35,6 +35,7 @@ from qwen_conv.limits import (
     checked_sampling,
     checked_text,
 )
+from qwen_conv.pairing import OnUnansweredCall
 from qwen_conv.registry import Registry
 from qwen_conv.stops import Stop
 
@@ -95,6 +96,7 @@ class ChatQwenConv(RoutedChatModel):
         moves. Nothing else selects a conversation.
         on_divergence: What to do if the messages do not continue the conversation: "rebase",
             "raise", "ignore" or "stateless".
+        on_unanswered_call: What to do about a tool call without a result: "answer" or "raise".
         system_prompt: Where leading system messages go: "instructions" or "item".
 
     Key init args - completion:
@@ -176,6 +178,9 @@ class ChatQwenConv(RoutedChatModel):
     "rebase" (begin a new conversation from the list; the default with a session), "raise" (the
     default with a bare id), "ignore" (send what stands behind the last answer), or "stateless"
     (send the whole list on no conversation)."""
+    on_unanswered_call: OnUnansweredCall = "answer"
+    """What to do about a tool call that was given no result, after which the service takes no turn:
+    tell it that it was not executed ("answer"), or raise `UnansweredCallError` ("raise")."""
 
     system_prompt: Literal["instructions", "item"] = "instructions"
     """Where leading system messages go: into the turn's `instructions`, sent every time and never
@@ -324,7 +329,7 @@ class ChatQwenConv(RoutedChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         from langchain_qwen_conv import answers
         from qwen_conv.responses import Reading
-        from qwen_conv.turns import begin, end
+        from qwen_conv.turns import begin, end, unsent
 
         ending = Stop(self._stop(stop))
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
@@ -334,14 +339,15 @@ class ChatQwenConv(RoutedChatModel):
                 reported(kwargs.get("history_run"), self._hub, request, messages) as report,
                 finish(begin(api, report.request)) as turn,
             ):
-                reading = Reading(call := turn.call)
-                with closing(api.stream(call)) as events:
-                    for event in events:
-                        for delta in reading.feed(event):
-                            chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
-                            if run_manager:
-                                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                            yield chunk
+                while finish(unsent(api, turn)):
+                    reading = Reading(call := turn.call)
+                    with turn.attempt(), closing(api.stream(call)) as events:
+                        for event in events:
+                            for delta in reading.feed(event):
+                                chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
+                                if run_manager:
+                                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                                yield chunk
                 outcome = finish(end(api, turn, reading.response, reading.received))
                 report.outcome = outcome
         yield ChatGenerationChunk(message=answers.last_chunk(outcome, ending))
@@ -355,7 +361,7 @@ class ChatQwenConv(RoutedChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         from langchain_qwen_conv import answers
         from qwen_conv.responses import Reading
-        from qwen_conv.turns import begin, end
+        from qwen_conv.turns import begin, end, unsent
 
         ending = Stop(self._stop(stop))
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
@@ -365,14 +371,18 @@ class ChatQwenConv(RoutedChatModel):
                 reported(kwargs.get("history_run"), self._hub, request, messages) as report,
                 await begin(api, report.request) as turn,
             ):
-                reading = Reading(call := turn.call)
-                async with aclosing(api.stream(call)) as events:
-                    async for event in events:
-                        for delta in reading.feed(event):
-                            chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
-                            if run_manager:
-                                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                            yield chunk
+                while await unsent(api, turn):
+                    reading = Reading(call := turn.call)
+                    with turn.attempt():
+                        async with aclosing(api.stream(call)) as events:
+                            async for event in events:
+                                for delta in reading.feed(event):
+                                    chunk = ChatGenerationChunk(
+                                        message=answers.chunk(delta, ending)
+                                    )
+                                    if run_manager:
+                                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                                    yield chunk
                 outcome = await end(api, turn, reading.response, reading.received)
                 report.outcome = outcome
         yield ChatGenerationChunk(message=answers.last_chunk(outcome, ending))
@@ -421,6 +431,7 @@ class ChatQwenConv(RoutedChatModel):
             kwargs.get("previous_response_id"),
             kwargs.get("on_divergence") or self.on_divergence,
             answers.as_held,
+            self.on_unanswered_call,
         )
 
     def _parted(self, given: list[BaseMessage]) -> tuple[list[BaseMessage], list[BaseMessage]]:

@@ -32,6 +32,7 @@ from qwen_conv.items import (
     fingerprints,
 )
 from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.pairing import beside
 from qwen_conv.stamps import Stamp
 
 OnDivergence = Literal["rebase", "raise", "ignore", "stateless"]
@@ -492,7 +493,7 @@ def _verified(entries: Sequence[Entry], anchor: int, now: float) -> bool | str:
 
 def _leading(entries: Sequence[Entry], listed: Sequence[Item]) -> int | None:
     """How many entries at the beginning say exactly what was listed; `None` if no number does."""
-    content = fingerprints(listed)
+    content = fingerprints(beside(listed))
     found = _beginning(entries, content)
     if found is None and not any(_is_system(item) for item in listed):
         # Some services list system messages as the user's: docs.qwencloud.com, "List items",
@@ -509,7 +510,8 @@ def _beginning(entries: Sequence[Entry], content: tuple[Fingerprint, ...]) -> in
         total += len(entries[count - 1].said) if count else 0
         if total < len(content):
             continue  # too short, whatever it says
-        said = fingerprints([*chain.from_iterable(entry.items for entry in entries[:count])])
+        items = [*chain.from_iterable(entry.items for entry in entries[:count])]
+        said = fingerprints(beside(items))
         if said == content:
             found = count
         elif len(said) > len(content):

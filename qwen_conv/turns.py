@@ -7,7 +7,8 @@ or as a stream; `end` writes down what the service took. `take` is all three for
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType, TracebackType
@@ -39,10 +40,11 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import create, read, remove
 from qwen_conv.hub import QwenConversations
-from qwen_conv.items import Item, Json
+from qwen_conv.items import FunctionOutput, Item, Json, fingerprints
 from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.locks import Holder
+from qwen_conv.pairing import OnUnansweredCall, Pairing, is_about_tools
 from qwen_conv.registry import Row
 from qwen_conv.responses import Response
 from qwen_conv.seals import void_item
@@ -81,6 +83,8 @@ class TurnRequest(NamedTuple):
             send the whole list on no conversation ("stateless"). `None`: "rebase" with a session,
             "raise" with a bare id.
         as_held: What an answer's items still say once they are a message of the framework.
+        on_unanswered_call: Tell a call without a result, which bars the next turn, that it was not
+            executed ("answer"), or raise `UnansweredCallError`.
     """
 
     local: LocalList
@@ -93,6 +97,7 @@ class TurnRequest(NamedTuple):
     previous_response_id: str | None = None
     on_divergence: OnDivergence | None = None
     as_held: Callable[[Sequence[Item]], Sequence[Item]] = tuple
+    on_unanswered_call: OnUnansweredCall = "answer"
 
     def check(self) -> None:
         """Raises `UsageError` unless the turn can be begun at all."""
@@ -106,6 +111,10 @@ class TurnRequest(NamedTuple):
             raise UsageError(
                 "A turn follows one thing: pass one of conversation_id, session_id and "
                 "previous_response_id."
+            )
+        if self.on_unanswered_call not in get_args(OnUnansweredCall):
+            raise UsageError(
+                f"on_unanswered_call is {self.on_unanswered_call!r}; it is 'answer' or 'raise'."
             )
         if self.conversation_id is not None:
             checked_conversation_id(self.conversation_id)
@@ -138,7 +147,27 @@ class Turn:
     conversation_id: str | None = None
     rebind: Row | None = None
     holders: list[Holder] = field(default_factory=list)
+    pairing: Pairing = field(default_factory=Pairing)
+    refusal: RequestRefusedError | None = None
+    sent: bool = False
     ended: bool = False
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What the turn sends of the caller's messages."""
+        return tuple(chain.from_iterable(entry.items for entry in self.plan.send))
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Sends the call inside, once; a refusal that may be mended is kept for `unsent`."""
+        try:
+            yield
+        except RequestRefusedError as error:
+            if not is_about_tools(error):
+                raise
+            self.refusal = error
+        else:
+            self.sent = True
 
     @property
     def call(self) -> CreateResponse:
@@ -150,7 +179,7 @@ class Turn:
         request = self.request
         return CreateResponse(
             request.model,
-            tuple(chain.from_iterable(entry.items for entry in self.plan.send)),
+            self.pairing.input(self.items),
             conversation_id=self.conversation_id,
             previous_response_id=request.previous_response_id,
             instructions=request.instructions,
@@ -176,7 +205,7 @@ class Turn:
 
     def _doubt(self, conversation_id: str) -> None:
         known = self.hub.ledger.of(conversation_id)
-        sent = tuple(chain.from_iterable(entry.said for entry in self.plan.send))
+        sent = fingerprints(self.pairing.input(self.items))
         last = "" if known.empty else known.head[-1] if len(known.head) > 1 else None
         self.hub.ledger.note(conversation_id, known._replace(empty=False, doubt=Doubt(sent, last)))
 
@@ -220,7 +249,9 @@ async def take(api: Api, request: TurnRequest) -> Outcome:
         NoReplyError: Nothing came back.
     """
     with await begin(api, request) as turn:
-        response = await api.send(turn.call)
+        while await unsent(api, turn):
+            with turn.attempt():
+                response = await api.send(turn.call)
         return await end(api, turn, response, response.output)
 
 
@@ -232,7 +263,7 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
         chained = request.previous_response_id is not None
         plan = Attach(request.local.entries(), "nothing selects a conversation")
         why = "it follows the response that was passed" if chained else plan.why
-        return Turn(hub, request, "chained" if chained else "stateless", why, plan)
+        return _paired(Turn(hub, request, "chained" if chained else "stateless", why, plan))
     turn = Turn(hub, request, "attached", "", Attach((), ""), request.conversation_id)
     try:
         await _plan(api, turn)
@@ -247,7 +278,44 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
         len(turn.plan.send),
         turn.why,
     )
+    return _paired(turn)
+
+
+def _paired(turn: Turn) -> Turn:
+    """Has results go with their calls, if the service has wanted that before."""
+    turn.pairing.paired = turn.hub.ledger.is_paired(turn.hub.base_url)
+    if turn.pairing.paired and any(isinstance(item, FunctionOutput) for item in turn.items):
+        turn.pairing.learn(_stored(turn))
     return turn
+
+
+async def unsent(api: Api, turn: Turn) -> bool:
+    """Whether the turn has to be sent, or sent again; what was refused is mended first.
+
+    ```python
+    while await unsent(api, turn):
+        with turn.attempt():
+            ...  # send turn.call
+    ```
+
+    Raises:
+        RequestRefusedError: The service refused, and that cannot be mended.
+    """
+    refusal, turn.refusal = turn.refusal, None
+    if refusal is not None:
+        held: Sequence[Item] = ()
+        if turn.conversation_id is not None:
+            held = await read(api, turn.conversation_id)
+        turn.pairing.mend(
+            refusal, turn.items, (*held, *_stored(turn)), turn.request.on_unanswered_call
+        )
+    return not turn.sent
+
+
+def _stored(turn: Turn) -> Iterator[Item]:
+    """What stands in the caller's list before what is sent."""
+    entries = turn.request.local.entries()
+    return chain.from_iterable(entry.items for entry in entries[: -len(turn.plan.send)])
 
 
 async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]) -> Outcome:
@@ -259,10 +327,12 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         response: The answer, which the service has stored by now.
         received: The answer's items as the caller was given them.
     """
-    request = turn.request
+    request, hub = turn.request, api.hub
+    hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired)
+    if turn.pairing.unanswered:
+        turn.why += f"; tool calls that were given no result: {len(turn.pairing.unanswered)}"
     if turn.conversation_id is None:
         return Outcome(response, request.model, turn.decision, turn.why, None)
-    hub = api.hub
     stamp, known = settle(
         request.local,
         turn.plan,
