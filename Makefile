@@ -4,15 +4,20 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo "$$each" && break; done)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+OLDER := .venv-openai2/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+# langchain-tests brings plugins that warn unless they are told this, and warnings are errors here.
+PLUGINS := -p no:codspeed -o asyncio_default_fixture_loop_scope=function -o asyncio_mode=auto \
+	-W ignore::pytest_benchmark.logger.PytestBenchmarkWarning
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench record record-offline clean
 
 demo: .venv/demo  ## hold the Alice conversation of the documents, offline or with your key
 	@$(BIN)/python examples/alice.py
 
-test: .venv/dev lint types  ## all that has to hold
+test: .venv/dev .venv-openai2/dev lint types  ## all that has to hold, with openai 3 and openai 2
 	@$(BIN)/python -m pytest -q -n 4
+	@$(OLDER)/python -m pytest -q -n 4 $(PLUGINS)
 
 lint: .venv/dev
 	@$(BIN)/ruff check .
@@ -21,22 +26,33 @@ lint: .venv/dev
 types: .venv/dev
 	@$(BIN)/mypy
 
-bench: .venv/dev  ## what a turn costs the client, beside the bare SDK
-	@$(BIN)/python benchmarks/cpu.py
+bench: .venv/dev  ## what a client costs, beside the bare SDK and the stock classes: docs/performance.md
+	@$(BIN)/python -m benchmarks
+
+record: .venv/dev  ## cassettes from Qwen, with DASHSCOPE_API_KEY, and what they show of it
+	@$(BIN)/python -m recording
+
+record-offline: .venv/dev  ## the cassettes that need no key
+	@$(BIN)/python -m recording offline
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-openai2
 
-.venv/bin/python:
+.venv/bin/python .venv-openai2/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON to one." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv $(@:/bin/python=)
 
 .venv/demo: .venv/bin/python pyproject.toml
 	@echo "Installing what the demo needs ..."
-	@$(PIP) --editable '.[langchain,offline]'
+	@$(BIN)/python $(PIP) --editable '.[langchain,offline]'
 	@touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml
 	@echo "Installing what the tests need ..."
-	@$(PIP) --editable '.[dev]'
+	@$(BIN)/python $(PIP) --editable '.[dev]' 'openai>=3' 'vcrpy>=9'
+	@touch $@
+
+.venv-openai2/dev: .venv-openai2/bin/python pyproject.toml
+	@echo "Installing what the tests need with openai 2 ..."
+	@$(OLDER)/python $(PIP) --editable '.[dev,oracles]'
 	@touch $@
