@@ -206,8 +206,8 @@ class UnansweredCallError(RequestRefusedError):
     """The conversation ends with a tool call whose result it was never given."""
 
     advice = (
-        "Pass the result as a ToolMessage, or go on without that turn: "
-        "hub.forget_session(key) lets a session begin a new conversation."
+        "Pass the result as a ToolMessage, or have the call told that it was not executed: "
+        "on_unanswered_call='answer'."
     )
 
 

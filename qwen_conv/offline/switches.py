@@ -32,7 +32,7 @@ class Switches:
         "Which items of a turn does the conversation keep?",
         "OpenAI keeps all. Qwen's pages say of listed items: 'Always message'.",
         "Turns of messages go on as before: what vouches for a message is its stamp, not its "
-        "listing. A tool's result is refused ('No tool call found'): its call is not held.",
+        "listing. A tool's result is sent again with its call, which is not held.",
     )
     response_ids: Literal["uuid", "resp"] = _switch(
         "uuid",
@@ -104,13 +104,13 @@ class Switches:
         "accepted",
         "May a tool's result come without its call, which the conversation holds?",
         "OpenAI: yes. Qwen asks for the call right before it, without saying where.",
-        "Results are sent alone in this release; a service that wants pairs refuses them.",
+        "A refused turn is sent again in the other way, and the next ones at once.",
     )
     unanswered_call: Literal["refused", "accepted"] = _switch(
         "refused",
         "May a turn leave an earlier tool call unanswered?",
         "OpenAI: 400 'No tool output found'. Qwen: not documented.",
-        "This release does not answer calls for you.",
+        "A turn that is refused for it tells the call that it was not executed.",
     )
     call_arguments: Literal["deltas", "done", "item", "response"] = _switch(
         "deltas",
