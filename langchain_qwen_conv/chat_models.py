@@ -34,6 +34,7 @@ from qwen_conv.limits import (
     checked_conversation_id,
     checked_sampling,
     checked_text,
+    checked_thinking,
 )
 from qwen_conv.pairing import OnUnansweredCall
 from qwen_conv.registry import Registry
@@ -52,6 +53,8 @@ _PER_CALL = frozenset(
         "temperature",
         "top_p",
         "max_tokens",
+        "reasoning_effort",
+        "enable_thinking",
         "timeout",
         "max_retries",
         "extra_body",
@@ -104,10 +107,12 @@ class ChatQwenConv(RoutedChatModel):
         temperature: 0 <= temperature < 2.
         top_p: 0 < top_p <= 1.
         max_tokens: At least 16.
+        reasoning_effort: How much to think, from "none" to "max".
+        enable_thinking: Whether to think.
         stop: Texts to end an answer before. Only in stateless calls: the service has no such
             parameter, and an answer that is cut here would stay whole in the conversation.
         streaming: Whether `invoke` streams as well.
-        extra_body: Parameters of the service that have no field, as `{"enable_thinking": True}`.
+        extra_body: Parameters of the service that have no field.
 
     Key init args - client:
         conversations: The hub to share with other models, histories and stores. Without one, the
@@ -196,6 +201,14 @@ class ChatQwenConv(RoutedChatModel):
     max_tokens: int | None = None
     """Tokens of an answer, 16 or more; whether reasoning counts depends on the model."""
 
+    reasoning_effort: str | None = None
+    """How much to think: "none", "minimal", "low", "medium", "high", "xhigh" or "max"; by default
+    the model's. What was thought is in the answer, and never sent back."""
+
+    enable_thinking: bool | None = None
+    """Whether to think; the service is giving this up for `reasoning_effort`
+    (help.aliyun.com, "OpenAI compatible - Responses", enable_thinking; read 2026-11-20)."""
+
     stop: list[str] | None = Field(
         default=None, validation_alias=AliasChoices("stop", "stop_sequences")
     )
@@ -236,8 +249,8 @@ class ChatQwenConv(RoutedChatModel):
     """A ready `openai.AsyncOpenAI`."""
 
     extra_body: Mapping[str, Any] | None = None
-    """Parameters of the service that have no field here, such as `{"enable_thinking": True}`. The
-    service ignores what it does not know."""
+    """Parameters of the service that have no field here. The service ignores what it does not
+    know."""
 
     def __init__(self, **settings: Any) -> None:
         """Checks the settings, and makes a hub if none was given.
@@ -270,6 +283,7 @@ class ChatQwenConv(RoutedChatModel):
                 raise UsageError("Pass conversation_id or session_id, not both.")
         # LangChain's own tests make models with max_tokens=10: the turn checks its minimum.
         checked_sampling(temperature=self.temperature, top_p=self.top_p, stop=self.stop)
+        checked_thinking(effort=self.reasoning_effort, enabled=self.enable_thinking)
         values = {name: getattr(self, name) for name in _HUB_SETTINGS}
         given = {name: value for name, value in values.items() if value is not None}
         if self.conversations is None:
@@ -454,10 +468,15 @@ class ChatQwenConv(RoutedChatModel):
         """
         tools = [tool_to_wire(tool) for tool in kwargs.get("tools") or ()]
         choice = kwargs.get("tool_choice")
+        effort = kwargs.get("reasoning_effort", self.reasoning_effort)
+        enabled = kwargs.get("enable_thinking", self.enable_thinking)
+        checked_thinking(effort=effort, enabled=enabled)
         settings = {
             "temperature": kwargs.get("temperature", self.temperature),
             "top_p": kwargs.get("top_p", self.top_p),
             "max_output_tokens": kwargs.get("max_tokens", self.max_tokens),
+            "reasoning": {"effort": effort} if effort else None,
+            "enable_thinking": enabled,
             "tools": tools or None,
             "tool_choice": choice_to_wire(choice, tools) if choice and tools else choice,
             "parallel_tool_calls": kwargs.get("parallel_tool_calls"),

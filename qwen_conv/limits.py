@@ -43,6 +43,10 @@ TOP_P_MOST = 1.0
 OUTPUT_TOKENS_LEAST = 16
 """`max_output_tokens` is at least this. The service's own refusal of 1, seen 2026-09-27."""
 
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""How much a model may be told to think; which of them it tells apart depends on the model
+(help.aliyun.com, "OpenAI compatible - Responses", reasoning.effort; read 2026-11-20)."""
+
 SAMPLING = ("temperature", "top_p", "max_output_tokens")
 """The parameters that `checked_sampling` looks at."""
 
@@ -168,6 +172,17 @@ def checked_sampling(
         isinstance(stop, str) or not all(isinstance(one, str) and one for one in stop)
     ):
         raise UsageError(f"stop is {stop!r}; pass a list of texts, none of them empty.")
+
+
+def checked_thinking(*, effort: str | None = None, enabled: bool | None = None) -> None:
+    """Raises `UsageError` unless the service takes these values; `None` is always taken."""
+    if effort is not None and effort not in REASONING_EFFORTS:
+        raise UsageError(
+            f"reasoning_effort is {effort!r}; the service takes "
+            f"{', '.join(map(repr, REASONING_EFFORTS))}."
+        )
+    if enabled is not None and not isinstance(enabled, bool):
+        raise UsageError(f"enable_thinking is {enabled!r}; pass True or False.")
 
 
 def checked_base_url(url: str, *, allow_plain_http: bool = False) -> str:

@@ -191,13 +191,16 @@ def test_what_is_set_goes_out_and_what_is_not_is_left_out(take, server, hub):
         temperature=0,
         top_p=0.5,
         max_tokens=100,
-        extra_body={"enable_thinking": True},
+        reasoning_effort="high",
+        extra_body={"enable_search": True},
     )
-    take(chat, "hi", max_tokens=50, extra_body={"reasoning": {"effort": "low"}})
+    take(chat, "hi", max_tokens=50, enable_thinking=True)
     body = server.requests[-1].body
     assert (body["temperature"], body["top_p"], body["max_output_tokens"]) == (0, 0.5, 50)
-    assert body["enable_thinking"] is True
-    assert body["reasoning"] == {"effort": "low"}
+    assert (body["enable_search"], body["enable_thinking"]) == (True, True)
+    assert body["reasoning"] == {"effort": "high"}
+    take(chat, "hi", reasoning_effort="low")
+    assert server.requests[-1].body["reasoning"] == {"effort": "low"}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +211,8 @@ def test_what_is_set_goes_out_and_what_is_not_is_left_out(take, server, hub):
         {"top_p": 0},
         {"top_p": 1.5},
         {"stop": [""]},
+        {"reasoning_effort": "much"},
+        {"enable_thinking": "sometimes"},
     ],
 )
 def test_values_that_the_service_refuses_are_refused_before_anything_is_sent(

@@ -9,7 +9,12 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qwen_conv.limits import OUTPUT_TOKENS_LEAST, TEMPERATURE_BELOW, TOP_P_MOST
+from qwen_conv.limits import (
+    OUTPUT_TOKENS_LEAST,
+    REASONING_EFFORTS,
+    TEMPERATURE_BELOW,
+    TOP_P_MOST,
+)
 from qwen_conv.offline.refusals import Refusal
 from qwen_conv.offline.responder import (
     CallTool,
@@ -23,7 +28,6 @@ from qwen_conv.offline.responder import (
 )
 from qwen_conv.offline.switches import Switches
 
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _FAMILIES = ("qwen", "qwq", "qvq", "deepseek", "glm", "kimi")
 
 
@@ -57,8 +61,10 @@ def checked_request(body: Json) -> None:
             f"{OUTPUT_TOKENS_LEAST}, got {most}."
         )
     effort = (body.get("reasoning") or {}).get("effort")
-    if effort is not None and effort not in _EFFORTS:
-        raise Refusal(f"Invalid 'reasoning.effort': {effort}. Supported values are: {_EFFORTS}.")
+    if effort is not None and effort not in REASONING_EFFORTS:
+        raise Refusal(
+            f"Invalid 'reasoning.effort': {effort}. Supported values are: {REASONING_EFFORTS}."
+        )
     if body.get("tool_choice") == "required" and len(body.get("tools") or ()) != 1:
         # help.aliyun.com, "OpenAI compatible - Responses", tool_choice; read 2026-11-20.
         raise Refusal("Invalid 'tool_choice': 'required' is taken with exactly one tool only.")
