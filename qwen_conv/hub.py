@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, Self, TypeVar
 
 from pydantic import SecretStr
 
@@ -137,8 +137,18 @@ class QwenConversations:
                 "Pass the setting to the hub."
             )
 
-    def __deepcopy__(self, memo: object) -> Self:
+    def __copy__(self) -> Self:
         return self  # what is shared stays shared
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            "A QwenConversations, and a model or a history that has one, cannot be pickled: it "
+            "holds a key and open connections. Make one in the process that uses it; a SqlRegistry "
+            "lets both find the same sessions."
+        )
 
     def __repr__(self) -> str:
         return f"QwenConversations(base_url={self.base_url!r}, namespace={self.namespace!r})"

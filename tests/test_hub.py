@@ -3,13 +3,15 @@
 import asyncio
 import copy
 import logging
+import pickle
 import threading
 
 import openai
 import pytest
-from conftest import KEY
+from conftest import KEY, MODEL
 from pydantic import SecretStr
 
+from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations, errors, flows
 from qwen_conv.calls import CreateResponse
 from qwen_conv.items import Message
@@ -171,6 +173,13 @@ def test_a_closed_hub_opens_again_when_it_is_needed(hub):
 
 def test_a_copy_of_a_hub_is_the_hub(hub):
     assert copy.deepcopy(hub) is hub
+    assert copy.copy(hub) is hub
+
+
+def test_what_holds_a_key_is_not_pickled_and_says_why(hub):
+    for one in (hub, ChatQwenConv(model=MODEL, conversations=hub)):
+        with pytest.raises(TypeError, match="it holds a key and open connections"):
+            pickle.dumps(one)
 
 
 def test_hubs_without_a_registry_know_each_others_sessions_and_others_do_not():
