@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from threading import get_ident
+from threading import Lock
 from typing import Any, Literal, TypeVar
 from weakref import ReferenceType, ref
 
@@ -99,11 +99,12 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
                 tool_items=tool_items,
             )
         self.reports = Reports(self._record)
+        self._mutex = Lock()
         self.last_error: Exception | None = None
         self._on_loss = on_loss
         self._told_lost: set[str] = set()
-        self._beginnings: dict[int, list[ReferenceType[Beginning]]] = {}
-        """Of the runs that go on, by thread: a run begins and ends in one."""
+        self._beginnings: list[ReferenceType[Beginning]] = []
+        """Of the runs that go on. A run may begin and end in different threads."""
 
     def __repr__(self) -> str:
         place = self._record.session or self._record.named
@@ -264,8 +265,8 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
     async def _read(self, api: Api) -> list[BaseMessage]:
         if ensure_config().get("configurable", {}).get(MESSAGE_HISTORY) is not self:
             return await self._read_anew(api)
-        # Tasks share a thread. A run that is shown too little adds what it was not shown, too, and
-        # that is held already; shown too much, it would take its own input for old.
+        # Nothing tells which of several runs this is. One that is shown too little adds what it was
+        # not shown, too, which is held already; shown too much, it would take its input for old.
         found = min((one.found for one in self._open_beginnings()), key=len, default=None)
         if found is not None and self.reports.is_open():
             return ReadInRun(self, found, found)
@@ -275,13 +276,12 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
     def begin_run(self, found: Sequence[BaseMessage]) -> Beginning:
         """Has the later readings of a run find what its first one found."""
         beginning = Beginning(found)
-        open_ones = [ref(one) for one in self._open_beginnings()]
-        self._beginnings[get_ident()] = [*open_ones, ref(beginning)]
+        with self._mutex:
+            self._beginnings = [*map(ref, self._open_beginnings()), ref(beginning)]
         return beginning
 
     def _open_beginnings(self) -> list[Beginning]:
-        mine = self._beginnings.get(get_ident(), ())
-        return [one for each in mine if (one := each()) is not None]
+        return [one for each in self._beginnings if (one := each()) is not None]
 
     async def _read_anew(self, api: Api) -> list[BaseMessage]:
         conversation_id = await self._record.conversation_id(api)
@@ -342,8 +342,9 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
             await api.ask(registry.forget_overlays, self.hub.base_url, conversation_id, item_ids)
 
     async def _add(self, api: Api, messages: Sequence[BaseMessage]) -> None:
-        if not self._open_beginnings()[1:]:  # of several, nobody can tell which has ended
-            self._beginnings.pop(get_ident(), None)
+        with self._mutex:
+            if not self._open_beginnings()[1:]:  # of several, nobody can tell which has ended
+                self._beginnings = []
         try:
             await self._write(api, [*messages])
         except Exception as error:

@@ -49,6 +49,7 @@ _PER_CALL = frozenset(
         "session_id",
         "previous_response_id",
         "on_divergence",
+        "on_unanswered_call",
         "model",
         "temperature",
         "top_p",
@@ -145,7 +146,7 @@ class ChatQwenConv(RoutedChatModel):
         ```
 
     Tool calling:
-        The conversation waits for the result of a call, so pass it back:
+        Pass the results back; a call that is given none is told that it was not executed:
 
         ```python
         messages = [HumanMessage("How is the weather in Singapore?")]
@@ -156,10 +157,10 @@ class ChatQwenConv(RoutedChatModel):
         ```
 
     Structured output:
-        It works by a tool call without a result, so use it outside of conversations:
+        It works by a tool call, in a conversation as well:
 
         ```python
-        chat.with_conversation(None).with_structured_output(Person).invoke("Bob is 20.")
+        chat.with_structured_output(Person).invoke("Bob is 20.")
         ```
 
     Token usage:
@@ -358,6 +359,7 @@ class ChatQwenConv(RoutedChatModel):
                     with turn.attempt(), closing(api.stream(call)) as events:
                         for event in events:
                             for delta in reading.feed(event):
+                                turn.begun = True
                                 chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
                                 if run_manager:
                                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -391,6 +393,7 @@ class ChatQwenConv(RoutedChatModel):
                         async with aclosing(api.stream(call)) as events:
                             async for event in events:
                                 for delta in reading.feed(event):
+                                    turn.begun = True
                                     chunk = ChatGenerationChunk(
                                         message=answers.chunk(delta, ending)
                                     )
@@ -445,7 +448,7 @@ class ChatQwenConv(RoutedChatModel):
             kwargs.get("previous_response_id"),
             kwargs.get("on_divergence") or self.on_divergence,
             answers.as_held,
-            self.on_unanswered_call,
+            kwargs.get("on_unanswered_call") or self.on_unanswered_call,
         )
 
     def _parted(self, given: list[BaseMessage]) -> tuple[list[BaseMessage], list[BaseMessage]]:

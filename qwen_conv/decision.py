@@ -32,7 +32,7 @@ from qwen_conv.items import (
     fingerprints,
 )
 from qwen_conv.limits import ITEM_LIFETIME
-from qwen_conv.pairing import beside
+from qwen_conv.pairing import told
 from qwen_conv.stamps import Stamp
 
 OnDivergence = Literal["rebase", "raise", "ignore", "stateless"]
@@ -153,10 +153,12 @@ class Doubt(NamedTuple):
         sent: What it sent, in order.
         behind: The id of the item that the conversation ended with before; `""` if it was empty,
             `None` if that was not known.
+        asked: What of that was in the caller's list; all of it if `None`.
     """
 
     sent: tuple[Fingerprint, ...]
     behind: str | None
+    asked: tuple[Fingerprint, ...] | None = None
 
     def concerns(self, entries: Sequence[Entry]) -> bool:
         """Whether it matters to that list: it has answers, or would send the same again.
@@ -164,7 +166,8 @@ class Doubt(NamedTuple):
         Who passes only new messages, and other ones, goes on behind the turn, if it is there.
         """
         said = tuple(chain.from_iterable(entry.said for entry in entries))
-        again = said[: len(self.sent)] == self.sent
+        asked = self.sent if self.asked is None else self.asked
+        again = said[: len(asked)] == asked
         return again or any(entry.is_answer for entry in entries)
 
     def left(self, items: Sequence[Item]) -> Sequence[Item]:
@@ -493,7 +496,7 @@ def _verified(entries: Sequence[Entry], anchor: int, now: float) -> bool | str:
 
 def _leading(entries: Sequence[Entry], listed: Sequence[Item]) -> int | None:
     """How many entries at the beginning say exactly what was listed; `None` if no number does."""
-    content = fingerprints(beside(listed))
+    content = fingerprints(told(listed))
     found = _beginning(entries, content)
     if found is None and not any(_is_system(item) for item in listed):
         # Some services list system messages as the user's: docs.qwencloud.com, "List items",
@@ -511,7 +514,7 @@ def _beginning(entries: Sequence[Entry], content: tuple[Fingerprint, ...]) -> in
         if total < len(content):
             continue  # too short, whatever it says
         items = [*chain.from_iterable(entry.items for entry in entries[:count])]
-        said = fingerprints(beside(items))
+        said = fingerprints(told(items))
         if said == content:
             found = count
         elif len(said) > len(content):

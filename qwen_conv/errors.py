@@ -312,6 +312,7 @@ _OF_TEXT: tuple[tuple[str, type[ServiceError]], ...] = (
     ("not found previous_response_id", ResponseNotFoundError),
     ("too many requests", RateLimitedError),
     ("no tool output found", UnansweredCallError),
+    ("must be followed by tool messages", UnansweredCallError),
 )
 
 _OF_STATUS: dict[int, type[ServiceError]] = {

@@ -3,7 +3,7 @@
 A result follows its call directly where both are sent (help.aliyun.com, "OpenAI compatible -
 Responses", input; read 2026-11-20). Where the conversation holds the call, no document says whether
 the result goes alone or with it, nor what becomes of a call that was never answered. So a turn is
-sent in the plain way first. One that is refused was not stored, and is sent again in the other way.
+sent in the plain way first. One that is refused for that was not stored, and is sent again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Literal
 
 from qwen_conv.errors import RequestRefusedError, UnansweredCallError
@@ -23,8 +22,9 @@ OnUnansweredCall = Literal["answer", "raise"]
 NOT_EXECUTED = "Not executed."
 """The result that such a call is given."""
 
-_ABOUT_TOOLS = re.compile(r"tool|function.?call|duplicate item", re.IGNORECASE)
-_NAMED = re.compile(r"function call ([\w-]+)")
+_LONE = re.compile(r"no tool call found|must be a response to a prece", re.IGNORECASE)
+_DOUBLE = re.compile(r"duplicate item", re.IGNORECASE)
+_NAMED = re.compile(r"function call (\S+?)\.?(?:\s|$)")
 
 
 @dataclass(slots=True)
@@ -33,14 +33,13 @@ class Pairing:
 
     Attributes:
         paired: Whether a result goes with its call though the conversation holds it.
-        calls: The calls that are known, by their ids.
+        calls: The calls that are known, by their ids: they go with a result that is sent.
         unanswered: The ids of calls that are told that they were not executed.
     """
 
     paired: bool = False
     calls: dict[str, FunctionCall] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
-    _tried: set[bool] = field(default_factory=set)
 
     def input(self, items: Sequence[Item]) -> tuple[Item, ...]:
         """What is sent for these items."""
@@ -57,61 +56,96 @@ class Pairing:
                 yield call
             yield item
 
-    def learn(self, calls: Iterable[Item]) -> None:
-        """Takes note of calls that a result may have to go with."""
-        self.calls |= {item.call_id: item for item in calls if isinstance(item, FunctionCall)}
+    def is_lesson(self, items: Sequence[Item]) -> bool:
+        """Whether a turn that was taken shows how the service wants results of calls it holds."""
+        sent = {item.call_id for item in items if isinstance(item, FunctionCall)}
+        return any(
+            isinstance(item, FunctionOutput) and item.call_id not in sent
+            for item in self.input(items)
+        )
+
+    def learn(self, items: Iterable[Item]) -> None:
+        """Takes note of the calls among some items."""
+        self.calls |= {item.call_id: item for item in items if isinstance(item, FunctionCall)}
 
     def mend(
         self,
         refusal: RequestRefusedError,
         items: Sequence[Item],
-        listed: Sequence[Item],
+        held: Sequence[Item],
         policy: OnUnansweredCall,
     ) -> None:
         """Changes what is sent, so that it may be sent again.
 
         Args:
-            refusal: What the service said.
+            refusal: What the service said; one that `is_mendable`.
             items: What the turn sends.
-            listed: What the conversation holds, and the caller's list.
+            held: What the conversation lists.
             policy: What to do about calls without a result.
 
         Raises:
-            RequestRefusedError: There is nothing left to change.
+            RequestRefusedError: There is nothing to change.
         """
-        everything = [*items, *listed]
-        self.learn(everything)
-        answered = {one.call_id for one in everything if isinstance(one, FunctionOutput)}
-        is_named = isinstance(refusal, UnansweredCallError)
-        named = _NAMED.findall(str(refusal)) if is_named else []
-        new = [one for one in dict.fromkeys([*self.calls, *named]) if one not in answered]
-        if new := [one for one in new if one not in self.unanswered]:
-            if policy == "raise":
-                raise refusal
-            self.unanswered += new
-            return
-        self._tried.add(self.paired)
-        if not (answered or self.unanswered) or (not self.paired) in self._tried:
+        before = self.input(items)
+        self.learn([*held, *items])
+        if not isinstance(refusal, UnansweredCallError):
+            self.paired = not _DOUBLE.search(str(refusal))
+        elif policy == "answer":
+            still_open = _open_calls([*held, *items]) or self._named(refusal)
+            self.unanswered += [one for one in still_open if one not in self.unanswered]
+        if self.input(items) == before:
             raise refusal
-        self.paired = not self.paired
+
+    def _named(self, refusal: RequestRefusedError) -> list[str]:
+        """The calls that the service names, where it does not list what it holds."""
+        text = str(refusal)
+        return [one for one in self.calls if one in text] or _NAMED.findall(text)
 
 
-def is_about_tools(refusal: RequestRefusedError) -> bool:
-    """Whether a turn may have been refused for its tool calls and results."""
-    return bool(_ABOUT_TOOLS.search(str(refusal)))
-
-
-def beside(items: Sequence[Item]) -> tuple[Item, ...]:
-    """The items with each result directly behind its call, where both are among them."""
-    calls = {item.call_id for item in items if isinstance(item, FunctionCall)}
-    results: dict[str, list[Item]] = {}
-    for item in items:
-        if isinstance(item, FunctionOutput) and item.call_id in calls:
-            results.setdefault(item.call_id, []).append(item)
-    return tuple(
-        chain.from_iterable(
-            [item, *results.pop(item.call_id, ())] if isinstance(item, FunctionCall) else [item]
-            for item in items
-            if not (isinstance(item, FunctionOutput) and item.call_id in calls)
-        )
+def is_mendable(error: RequestRefusedError) -> bool:
+    """Whether a turn was refused for how its tool calls and results travelled."""
+    return isinstance(error, UnansweredCallError) or any(
+        pattern.search(str(error)) for pattern in (_LONE, _DOUBLE)
     )
+
+
+def _open_calls(items: Iterable[Item]) -> list[str]:
+    """The ids of the calls that no result follows."""
+    found: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, FunctionCall):
+            found[item.call_id] = None
+        elif isinstance(item, FunctionOutput):
+            found.pop(item.call_id, None)
+    return [*found]
+
+
+def beside(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items with each result directly behind its call, where both are among them."""
+    placed: list[list[Item]] = []
+    waiting: dict[str, list[Item]] = {}
+    for item in items:
+        if isinstance(item, FunctionOutput) and item.call_id in waiting:
+            waiting.pop(item.call_id).append(item)
+            continue
+        placed.append([item])
+        if isinstance(item, FunctionCall):
+            waiting[item.call_id] = placed[-1]
+    return tuple(item for group in placed for item in group)
+
+
+def told(items: Iterable[Item]) -> tuple[Item, ...]:
+    """What a conversation's items say, without what was added to mend a turn."""
+    waiting: set[str] = set()
+    kept: list[Item] = []
+    for item in items:
+        if isinstance(item, FunctionCall):
+            if item.call_id in waiting:
+                continue  # it went along with its result
+            waiting.add(item.call_id)
+        elif isinstance(item, FunctionOutput):
+            waiting.discard(item.call_id)
+            if item.output == NOT_EXECUTED:
+                continue
+        kept.append(item)
+    return beside(kept)

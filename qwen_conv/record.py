@@ -351,8 +351,8 @@ class Record:
             if todo.behind
             else range(max(0, len(listed) - len(rest)), len(listed))
         )
+        count = min(len(rest), ITEMS_PER_REQUEST)
         for start in starts:
-            count = min(len(listed) - start, len(rest), ITEMS_PER_REQUEST)
             if fingerprints(listed[start : start + count]) == fingerprints(rest[:count]):
                 todo.stored += listed[start : start + count]
                 todo.behind = listed[start + count - 1].id

@@ -34,6 +34,7 @@ from qwen_conv.errors import (
     KeyRefusedError,
     NotFoundError,
     PermissionRefusedError,
+    QwenConvError,
     RequestRefusedError,
     UsageError,
     blacken,
@@ -44,7 +45,7 @@ from qwen_conv.items import FunctionOutput, Item, Json, fingerprints
 from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.locks import Holder
-from qwen_conv.pairing import OnUnansweredCall, Pairing, is_about_tools
+from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
 from qwen_conv.registry import Row
 from qwen_conv.responses import Response
 from qwen_conv.seals import void_item
@@ -149,7 +150,8 @@ class Turn:
     holders: list[Holder] = field(default_factory=list)
     pairing: Pairing = field(default_factory=Pairing)
     refusal: RequestRefusedError | None = None
-    sent: bool = False
+    begun: bool = False
+    in_flight: bool = False
     ended: bool = False
 
     @property
@@ -159,15 +161,20 @@ class Turn:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Sends the call inside, once; a refusal that may be mended is kept for `unsent`."""
+        """Sends the call inside, once; a refusal that may be mended is kept for `unsent`.
+
+        Who has passed a part of the answer on sets `begun`: it was no refusal then.
+        """
+        self.in_flight = True
         try:
             yield
         except RequestRefusedError as error:
-            if not is_about_tools(error):
+            if self.begun:
+                raise
+            self.in_flight = False
+            if not is_mendable(error):
                 raise
             self.refusal = error
-        else:
-            self.sent = True
 
     @property
     def call(self) -> CreateResponse:
@@ -199,15 +206,18 @@ class Turn:
     ) -> None:
         if error is not None:
             blacken(error, self.hub.secret)
-        if self.conversation_id and not self.ended and not isinstance(error, _NOT_RUN):
+        refused = isinstance(error, _NOT_RUN) and not self.begun
+        if self.conversation_id and self.in_flight and not self.ended and not refused:
             self._doubt(self.conversation_id)
         self.release(error)
 
     def _doubt(self, conversation_id: str) -> None:
         known = self.hub.ledger.of(conversation_id)
+        asked = tuple(chain.from_iterable(entry.said for entry in self.plan.send))
         sent = fingerprints(self.pairing.input(self.items))
         last = "" if known.empty else known.head[-1] if len(known.head) > 1 else None
-        self.hub.ledger.note(conversation_id, known._replace(empty=False, doubt=Doubt(sent, last)))
+        doubt = Doubt(sent, last, asked)
+        self.hub.ledger.note(conversation_id, known._replace(empty=False, doubt=doubt))
 
     def release(self, error: BaseException | None) -> None:
         """Releases the locks; tells what to do about a conversation that is gone."""
@@ -263,10 +273,13 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
         chained = request.previous_response_id is not None
         plan = Attach(request.local.entries(), "nothing selects a conversation")
         why = "it follows the response that was passed" if chained else plan.why
-        return _paired(Turn(hub, request, "chained" if chained else "stateless", why, plan))
+        turn = Turn(hub, request, "chained" if chained else "stateless", why, plan)
+        _pair(turn)
+        return turn
     turn = Turn(hub, request, "attached", "", Attach((), ""), request.conversation_id)
     try:
         await _plan(api, turn)
+        _pair(turn)
     except BaseException as error:
         turn.release(error)
         raise
@@ -278,15 +291,14 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
         len(turn.plan.send),
         turn.why,
     )
-    return _paired(turn)
+    return turn
 
 
-def _paired(turn: Turn) -> Turn:
+def _pair(turn: Turn) -> None:
     """Has results go with their calls, if the service has wanted that before."""
     turn.pairing.paired = turn.hub.ledger.is_paired(turn.hub.base_url)
     if turn.pairing.paired and any(isinstance(item, FunctionOutput) for item in turn.items):
         turn.pairing.learn(_stored(turn))
-    return turn
 
 
 async def unsent(api: Api, turn: Turn) -> bool:
@@ -305,11 +317,13 @@ async def unsent(api: Api, turn: Turn) -> bool:
     if refusal is not None:
         held: Sequence[Item] = ()
         if turn.conversation_id is not None:
-            held = await read(api, turn.conversation_id)
-        turn.pairing.mend(
-            refusal, turn.items, (*held, *_stored(turn)), turn.request.on_unanswered_call
-        )
-    return not turn.sent
+            try:
+                held = await read(api, turn.conversation_id)
+            except QwenConvError as error:
+                raise refusal from error
+        turn.pairing.learn(_stored(turn))
+        turn.pairing.mend(refusal, turn.items, held, turn.request.on_unanswered_call)
+    return not turn.in_flight
 
 
 def _stored(turn: Turn) -> Iterator[Item]:
@@ -328,7 +342,8 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         received: The answer's items as the caller was given them.
     """
     request, hub = turn.request, api.hub
-    hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired)
+    if turn.pairing.is_lesson(turn.items):
+        hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired)
     if turn.pairing.unanswered:
         turn.why += f"; tool calls that were given no result: {len(turn.pairing.unanswered)}"
     if turn.conversation_id is None:

@@ -10,6 +10,7 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -58,7 +59,8 @@ def live(into: Path, model: str, patience: float) -> None:
         hub = QwenConversations()
     except QwenConvError as error:
         raise click.ClickException(str(error)) from None
-    if into == FOLDER and not hub.base_url.endswith("aliyuncs.com/compatible-mode/v1"):
+    is_qwens = str(urlsplit(hub.base_url).hostname).endswith(".aliyuncs.com")
+    if into.resolve() == FOLDER.resolve() and not is_qwens:
         raise click.ClickException(
             f"{hub.base_url} is not Qwen's: cassettes/live is for what Qwen answered. Name another "
             "folder by --into."
@@ -68,10 +70,9 @@ def live(into: Path, model: str, patience: float) -> None:
         path = into / "live" / f"{scenario.__name__}.yaml"
         way = Way(hub.secret, hub.base_url, model, asynchronous=False)
         try:
-            with recording(path, [hub.base_url], source):
+            with recording(path, [hub.base_url], source, hub.secret):
                 way.play(scenario)
         except (QwenConvError, AssertionError) as error:
-            path.unlink(missing_ok=True)
             click.echo(f"failed    {scenario.__name__}: {type(error).__name__}: {error}")
         else:
             click.echo(f"recorded  {scenario.__name__}")

@@ -43,11 +43,21 @@ class Provenance(NamedTuple):
 
 
 @contextmanager
-def recording(path: Path, base_urls: Sequence[str], provenance: Provenance) -> Iterator[Cassette]:
-    """Records what is sent to any of the base URLs inside, in place of what the file held."""
-    path.unlink(missing_ok=True)
-    with _tape(path, "once", base_urls, provenance) as cassette:
-        yield cassette
+def recording(
+    path: Path, base_urls: Sequence[str], provenance: Provenance, secret: str = ""
+) -> Iterator[Cassette]:
+    """Records what is sent to any of the base URLs inside, in place of what the file held.
+
+    If that does not reach its end, the file stays as it was. `secret` is kept out of bodies, too.
+    """
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        with _tape(part, "once", base_urls, provenance, secret) as cassette:
+            yield cassette
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -68,7 +78,13 @@ def provenance_of(path: Path) -> Provenance | None:
     return Provenance(kind, source) if colon and first.startswith("# ") else None
 
 
-def _tape(path: Path, mode: str, base_urls: Sequence[str], provenance: Provenance | None) -> Any:
+def _tape(
+    path: Path,
+    mode: str,
+    base_urls: Sequence[str],
+    provenance: Provenance | None,
+    secret: str = "",
+) -> Any:
     # An answer of a page says so; what an example needs beside it is the offline server's.
     answered_by = provenance.kind.replace("documented", "offline") if provenance else ""
 
@@ -77,12 +93,12 @@ def _tape(path: Path, mode: str, base_urls: Sequence[str], provenance: Provenanc
             if request.uri.startswith(base_url):
                 request.uri = PINNED + request.uri.removeprefix(base_url)
         request.headers = _kept(request.headers)
-        request.body = _scrubbed(request.body)
+        request.body = _scrubbed(request.body, secret)
         return request
 
     def plain(response: dict[str, Any]) -> dict[str, Any]:
         response["headers"] = {PROVENANCE: [answered_by], **_kept(response["headers"])}
-        response["body"]["string"] = _scrubbed(response["body"]["string"])
+        response["body"]["string"] = _scrubbed(response["body"]["string"], secret)
         return response
 
     tape = vcr.VCR(
@@ -100,8 +116,10 @@ def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in headers.items() if name.lower() in HEADERS}
 
 
-def _scrubbed(body: bytes | None) -> bytes | None:
-    """The body without the secret that a conversation's encodings are sealed with."""
+def _scrubbed(body: bytes | None, secret: str) -> bytes | None:
+    """The body without the key, and the secret that a conversation's encodings are sealed with."""
+    if body and secret:
+        body = body.replace(secret.encode(), SCRUBBED.encode())
     parsed = _parsed(body)
     if isinstance(parsed, dict) and RESERVED in (parsed.get("metadata") or {}):
         parsed["metadata"][RESERVED] = SCRUBBED

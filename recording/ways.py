@@ -117,4 +117,5 @@ class Way:
             with suppress(NotFoundError):
                 await self.run(hub, flows.delete, conversation_id)
         for response_id in self._responses:
-            await self.run(hub, flows.send, DeleteResponse(response_id))
+            with suppress(NotFoundError):
+                await self.run(hub, flows.send, DeleteResponse(response_id))

@@ -197,6 +197,16 @@ def test_it_is_finished_also_when_something_else_was_added_first(existing, faili
     ]
 
 
+def test_what_was_added_first_is_not_taken_for_the_rest_of_it(existing, failing):
+    messages = [*numbered(20), HumanMessage("yes"), HumanMessage("no")]
+    failing(2, committed=False)
+    with pytest.raises(errors.PartlyWrittenError):
+        existing.add_messages(messages)
+    existing.add_user_message("yes")
+    existing.add_messages(messages)
+    assert texts(existing.messages)[20:] == ["yes", "yes", "no"]
+
+
 def test_messages_that_are_said_again_after_a_failure_are_written_again(hub, existing, failing):
     failing(2, committed=False)
     with pytest.raises(errors.PartlyWrittenError):

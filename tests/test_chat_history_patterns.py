@@ -314,6 +314,26 @@ def test_runs_of_threads_at_once_on_one_history_keep_every_question(server, hub,
     }
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", ["ours", "a vendor's"])
+def test_a_batch_keeps_every_question(server, hub, name, shared):
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    history.add_messages([HumanMessage("before"), AIMessage("fine")])
+    ours = ChatQwenConv(model=MODEL, conversations=hub)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chain = RunnableWithMessageHistory(
+            RunnableLambda(lambda messages: messages) | TAILS[name](ours),
+            lambda key: history if shared else QwenConvChatMessageHistory(key, conversations=hub),
+        )
+    chain.batch([[HumanMessage(f"question {n}")] for n in range(6)], CONFIG)
+    stored = said(server, of_session(hub))[2:]
+    assert {line for line in stored if line.startswith("user")} == {
+        f"user: question {n}" for n in range(6)
+    }
+    assert len(stored) == 12
+
+
 @pytest.mark.parametrize("name", ["ours", "ours, parsed", "a vendor's", "a vendor's, parsed"])
 @pytest.mark.parametrize("first_ends", ["before the second", "after the second"])
 def test_tasks_at_once_on_one_history_keep_every_question(server, hub, name, first_ends):

@@ -8,9 +8,10 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
 from langchain_qwen_conv import ChatQwenConv, errors
+from qwen_conv import errors as core
 from qwen_conv import flows
 from qwen_conv.items import FunctionCall, FunctionOutput
-from qwen_conv.offline import CallTool, OfflineServer
+from qwen_conv.offline import CallTool, Fail, OfflineServer, Say
 from qwen_conv.pairing import NOT_EXECUTED
 
 PAIRS = ["accepted", "pair_required", "pair_refused"]
@@ -215,3 +216,118 @@ def test_a_stateless_list_with_a_call_that_has_no_result_is_answered(take, serve
     messages.append(take(chat.bind_tools([weather]), messages))
     messages.append(HumanMessage("Never mind."))
     assert take(chat, messages).text == f"{NOT_EXECUTED} {NOT_EXECUTED}"
+
+
+# --- What must not happen ---------------------------------------------------------------------
+
+
+def test_results_alone_are_sent_with_their_calls_once_that_is_learned(take, server, hub):
+    chat = model(hub).bind_tools([weather])
+    for _ in range(2):
+        calling = take(chat, "How is the weather?")
+        answer = take(chat, results_of(calling))
+        assert answer.text.startswith("Sunny in Rome. Sunny in Paris.")
+
+
+@pytest.mark.parametrize("stream", ["stream", "astream"])
+def test_what_failed_after_it_had_begun_is_not_sent_again(stream):
+    failing = [Say("Hello there"), Fail("No tool output found for function call x.", after=1)]
+    with OfflineServer(lambda *_: failing) as server:
+        chat = model(another_process(server))
+        chunks = []
+
+        async def collect():
+            async for chunk in chat.astream("hi"):
+                chunks.append(chunk.text)  # noqa: PERF401 - what came before the failure counts
+
+        with pytest.raises(core.QwenConvError):  # noqa: PT012
+            if stream == "astream":
+                asyncio.run(collect())
+            for chunk in chat.stream("hi"):
+                chunks.append(chunk.text)  # noqa: PERF401
+        assert chunks == ["Hello"]
+        assert asked(server).count("POST /responses") == 1
+
+
+def test_calls_of_another_conversation_are_not_answered_here(take, server, hub):
+    here, there = model(hub).bind_tools([weather]), hub.run(flows.create).id
+    take(here, "How is the weather?")
+    elsewhere = take(
+        ChatQwenConv(model=MODEL, conversations=hub, conversation_id=there).bind_tools([weather]),
+        "How is the weather?",
+    )
+    messages = [HumanMessage("How is the weather?"), elsewhere, HumanMessage("Never mind.")]
+    take(model(hub, on_divergence="ignore").bind_tools([weather]), messages)
+    ids = {one[1] for one in held(server, hub)}
+    assert ids.isdisjoint(call["id"] for call in elsewhere.tool_calls)
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("stored_items", ["all", "messages"])
+def test_ids_of_calls_may_be_anything(take, stored_items):
+    def odd(context, _request):
+        if len(context) == 1:
+            return CallTool("weather", {"city": "Rome"}, "functions.weather:0")
+        return "fine"
+
+    with OfflineServer(odd, stored_items=stored_items) as server:
+        chat = model(another_process(server)).bind_tools([weather])
+        take(chat, "How is the weather?")
+        assert take(chat, "Never mind.").text == "fine"
+
+
+def test_results_of_calls_that_share_an_id_stay_behind_their_own(take, server, hub):
+    call = {"name": "weather", "args": {"city": "Rome"}, "id": "call_0", "type": "tool_call"}
+    messages = []
+    for text in ("one", "two"):
+        messages += [
+            HumanMessage(text),
+            AIMessage("", tool_calls=[call]),
+            ToolMessage(text, tool_call_id="call_0"),
+        ]
+    take(ChatQwenConv(model=MODEL, conversations=hub), messages)
+    sent = [one.get("output", one.get("name")) for one in server.requests[-1].body["input"]]
+    assert sent == [None, "weather", "one", None, "weather", "two"]
+
+
+@pytest.mark.parametrize("policy", ["answer", "raise"])
+def test_a_service_that_wants_pairs_is_not_told_of_calls_it_does_not_mind(take, policy):
+    switches = {"unanswered_call": "accepted", "lone_output": "pair_required"}
+    with OfflineServer(calls_twice, **switches) as server:
+        hub = another_process(server)
+        chat = model(hub, on_unanswered_call=policy).bind_tools([weather])
+        messages = [HumanMessage("How is the weather?")]
+        messages.append(take(chat, messages))
+        messages.append(results_of(messages[-1])[0])
+        take(chat, messages)
+        outputs = [one[2] for one in held(server, hub) if one[0] == "FunctionOutput"]
+        assert outputs == ["Sunny in Rome."]
+
+
+def test_a_request_that_is_refused_for_something_else_about_tools_is_sent_once(take):
+    def refuses(context, request):
+        if len(context) > 1:
+            return Fail("tool_choice is not supported in thinking mode", "InvalidParameter", 400)
+        return calls_twice(context, request)
+
+    with OfflineServer(refuses, unanswered_call="accepted") as server:
+        chat = model(another_process(server)).bind_tools([weather])
+        take(chat, "How is the weather?")
+        server.requests.clear()
+        with pytest.raises(errors.RequestRefusedError, match="thinking mode"):
+            take(chat, "Never mind.")
+        assert asked(server) == ["POST /responses"]
+
+
+@pytest.mark.parametrize("kept", ["stamps", "texts"])
+def test_a_list_equals_its_conversation_after_a_call_was_told(take, server, hub, kept):
+    messages = [HumanMessage("How is the weather?")]
+    messages.append(take(model(hub).bind_tools([weather]), messages))
+    messages.append(HumanMessage("Never mind."))
+    messages.append(take(model(hub), messages))
+    messages.append(HumanMessage("Go on."))
+    if kept == "texts":
+        for message in messages:
+            message.response_metadata.clear()
+    there = model(another_process(server, registry=hub.registry))
+    assert take(there, messages).response_metadata["decision"] == "attached"

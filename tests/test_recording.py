@@ -92,7 +92,8 @@ def test_without_a_key_it_says_what_to_set(tmp_path):
 
 def test_what_another_service_answers_does_not_go_where_qwens_answers_go():
     with OfflineServer() as server:
-        told = run(DASHSCOPE_API_KEY=KEY, DASHSCOPE_BASE_URL=server.base_url)
+        for into in ((), ("--into", f"{FOLDER}/../cassettes")):
+            told = run(*into, DASHSCOPE_API_KEY=KEY, DASHSCOPE_BASE_URL=server.base_url)
         assert server.requests == []
     assert told.exit_code == 1
     assert "cassettes/live is for what Qwen answered" in told.output
@@ -112,6 +113,18 @@ def test_a_session_that_fails_leaves_no_cassette_and_the_others_are_recorded(tmp
     assert "failed    tool_round" in told.output
     assert "recorded  two_processes" in told.output
     assert {path.stem for path in (tmp_path / "live").iterdir()} == {*NAMES} - {"tool_round"}
+
+
+def test_a_run_that_fails_leaves_what_was_recorded_before(recorded):
+    _, into, server = recorded
+    before = {path: path.read_text() for path in (into / "live").iterdir()}
+    told = run(
+        *["--into", str(into), "--patience", "0.2"],
+        DASHSCOPE_API_KEY=KEY,
+        DASHSCOPE_BASE_URL=server.base_url.replace("compatible-mode", "nowhere"),
+    )
+    assert told.output.count("failed    ") == len(NAMES)
+    assert {path: path.read_text() for path in (into / "live").iterdir()} == before
 
 
 def test_the_others_are_recorded_without_a_key(tmp_path):
