@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from qwen_conv.encodings import Seal, decode
-from qwen_conv.items import Item, Json, Message, fingerprints, said_together
+from qwen_conv.items import (
+    FunctionCall,
+    FunctionOutput,
+    Item,
+    Json,
+    Message,
+    fingerprints,
+    said_together,
+)
 from qwen_conv.stamps import Stamp
 
 
@@ -31,7 +39,8 @@ class Kept(NamedTuple):
 class Reader:
     """Makes messages of items that come page by page; `ids` are those of all it was fed.
 
-    `tail` are the ids of the last two.
+    `tail` are the ids of the last two, `waiting` the calls whose results did not come yet, and
+    `passed_over` the ids of items that no message shows, for the next one.
     """
 
     base_url: str
@@ -42,6 +51,8 @@ class Reader:
     tail: tuple[str, ...] = ()
     open: list[Item] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
+    waiting: frozenset[str] = frozenset()
+    passed_over: tuple[str, ...] = ()
 
     @property
     def after(self) -> str:
@@ -70,16 +81,16 @@ class Reader:
                 self.open.append(item)  # said again by somebody
             else:
                 found += self._closed()
-                found.append(self._kept((item,), decoded.items, decoded.extra, decoded.once))
+                found += self._kept((item,), decoded.items, decoded.extra, decoded.once)
         groups = [*said_together(self.open)]
         self.open = []
         if groups and not ended:
             self.open = [*groups.pop()]  # the next page may go on with it
-        return [*found, *(self._kept(group, group) for group in groups)]
+        return [*found, *(kept for group in groups for kept in self._kept(group, group))]
 
     def _closed(self) -> list[Kept]:
         groups, self.open = [*said_together(self.open)], []
-        return [self._kept(group, group) for group in groups]
+        return [kept for group in groups for kept in self._kept(group, group)]
 
     def _kept(
         self,
@@ -87,18 +98,40 @@ class Reader:
         items: tuple[Item, ...],
         extra: Json | None = None,
         once: str = "",
-    ) -> Kept:
-        ids = tuple(item.id for item in stored if item.id)
+    ) -> list[Kept]:
+        after = self.after
+        own = tuple(item.id for item in stored if item.id)
+        self.tail = (*self.tail, *own)[-2:]
+        self.ids.update(own)
+        ids, said = self.passed_over + own, self._first_said(items)
+        if not said:
+            self.passed_over = ids
+            return []
+        self.passed_over = ()
         stamp = Stamp(
             self.base_url,
             self.conversation_id,
             None,
             ids,
             self.at,
-            said=fingerprints(items),
-            after=self.after,
+            said=fingerprints(said),
+            after=after,
             encoded=bool(once),
         )
-        self.tail = (*self.tail, *ids)[-2:]
-        self.ids.update(ids)
-        return Kept(items, stamp, extra or {}, once)
+        return [Kept(said, stamp, extra or {}, once)]
+
+    def _first_said(self, items: tuple[Item, ...]) -> tuple[Item, ...]:
+        """The items without calls that wait for their results already.
+
+        A service that wants a result beside its call is sent that again, and may list it twice.
+        """
+        said: list[Item] = []
+        for item in items:
+            if isinstance(item, FunctionOutput):
+                self.waiting -= {item.call_id}
+            elif isinstance(item, FunctionCall):
+                if item.call_id in self.waiting:
+                    continue
+                self.waiting |= {item.call_id}
+            said.append(item)
+        return tuple(said)

@@ -7,7 +7,7 @@ from conftest import MODEL, another_process, asked
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
-from langchain_qwen_conv import ChatQwenConv, errors
+from langchain_qwen_conv import ChatQwenConv, QwenConvChatMessageHistory, errors
 from qwen_conv import errors as core
 from qwen_conv import flows
 from qwen_conv.items import FunctionCall, FunctionOutput
@@ -317,6 +317,21 @@ def test_a_request_that_is_refused_for_something_else_about_tools_is_sent_once(t
         with pytest.raises(errors.RequestRefusedError, match="thinking mode"):
             take(chat, "Never mind.")
         assert asked(server) == ["POST /responses"]
+
+
+def test_a_history_shows_each_call_once(take, server, hub):
+    chat = model(hub).bind_tools([weather])
+    messages = [HumanMessage("How is the weather?")]
+    messages.append(take(chat, messages))
+    messages += results_of(messages[-1])
+    messages.append(take(chat, messages))
+    history = QwenConvChatMessageHistory("alice", conversations=hub)
+    found = history.messages
+    assert [one.type for one in found] == ["human", "ai", "tool", "tool", "ai"]
+    assert found[1].tool_calls == messages[1].tool_calls
+    server.requests.clear()
+    assert history.messages == found
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("kept", ["stamps", "texts"])
