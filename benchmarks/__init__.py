@@ -1,0 +1,1 @@
+"""What conversations cost a client; `make bench` measures it and writes docs/performance.md."""

@@ -1,0 +1,226 @@
+"""What is measured: each function does one comparison, and yields its rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import openai
+
+from benchmarks.figures import Cost, Row, Target, compare, cost_of
+from benchmarks.names import BY_HAND, DICTS, FRAMEWORK, OURS, SDK
+from benchmarks.sides import KEY, Begin, Dialog, langchain_sides
+from benchmarks.starts import start
+from benchmarks.traffic import Relay, Traffic, relayed
+from benchmarks.workload import ANSWER, QUESTION, STREAMS, Workload, deltas
+from langchain_qwen_conv import QwenConvChatMessageHistory
+from qwen_conv import QwenConversations, flows
+from qwen_conv.items import Item, Message
+
+MS, MICROSECONDS = 1e3, 1e6
+
+PATIENCE_AT_ONCE = 120.0
+"""Seconds to wait. By default the SDK gives up connecting after 5, in which a busy machine does not
+make a thousand connections."""
+
+
+def traffic(base_url: str, work: Workload) -> Iterator[Row]:
+    """Requests and bytes up of whole dialogs; they are the same each time, so there is one round.
+
+    Creating the conversation is counted as well.
+    """
+    with relayed(base_url) as relay:
+        sides = langchain_sides(relay.base_url)
+        for turns in work.dialogs:
+            counted = {name: _counted(relay, begin, turns) for name, begin in sides.items()}
+            of_turns = f"{turns} turns"
+            yield Row(f"requests, {of_turns}", "", _each(counted, "requests"))
+            yield Row(f"bytes up, bodies, {of_turns}", "B", _each(counted, "body"))
+            yield Row(f"bytes up, with headers, {of_turns}", "B", _each(counted, "total"))
+
+
+def _counted(relay: Relay, begin: Begin, turns: int) -> list[Traffic]:
+    dialog = begin()
+    for _ in range(turns):
+        dialog.take()
+    return [relay.taken()]
+
+
+def invocations(base_url: str, work: Workload) -> Iterator[Row]:
+    """CPU per turn of whole dialogs."""
+    sides = langchain_sides(base_url)
+    cold = work.warm_up
+    for turns, rounds in work.dialogs.items():
+        found = compare(
+            rounds,
+            {name: partial(_held, begin, turns) for name, begin in sides.items()},
+            warm_up=cold,
+        )
+        cold = False
+        title = f"CPU per turn, {turns} turns"
+        yield Row(title, "ms", _each(found, "cpu", MS / turns), Target(0.9, SDK))
+
+
+def _held(begin: Begin, turns: int) -> Cost:
+    dialog = begin()
+
+    def hold() -> None:
+        for _ in range(turns):
+            dialog.take()
+
+    return cost_of(hold)
+
+
+def streams(base_url: str, work: Workload) -> Iterator[Row]:
+    """CPU per delta of a conversation's first turn, streamed."""
+    sides = langchain_sides(base_url)
+    for question, answer in STREAMS.items():
+        count = deltas(answer)
+        found = compare(
+            work.stream_rounds,
+            {name: partial(_streamed, begin, question, count) for name, begin in sides.items()},
+            warm_up=work.warm_up,
+        )
+        title = f"CPU per delta, {len(answer):,} characters in {count} deltas"
+        yield Row(title, "µs", _each(found, "cpu", MICROSECONDS / count), Target(0.6, SDK))
+
+
+def _streamed(begin: Begin, question: str, count: int) -> Cost:
+    dialog = begin()
+    seen = 0
+
+    def read() -> None:
+        nonlocal seen
+        for _ in dialog.stream(question):
+            seen += 1
+
+    cost = cost_of(read)
+    if seen != count:
+        raise RuntimeError(f"There were {seen} deltas, not {count}.")
+    return cost
+
+
+def first_chunks(base_url: str, work: Workload) -> Iterator[Row]:
+    """Time to the first chunk of text of a conversation's first turn."""
+    found = compare(
+        work.first_chunk_rounds,
+        {name: partial(_first, begin) for name, begin in langchain_sides(base_url).items()},
+        warm_up=work.warm_up,
+    )
+    yield Row("time to first chunk", "ms", _each(found, "wall", MS))
+
+
+def _first(begin: Begin) -> Cost:
+    chunks = begin().stream(QUESTION)
+    cost = cost_of(lambda: next(chunks))
+    for _ in chunks:
+        pass  # a stream that is left takes its connection with it
+    return cost
+
+
+def starts(base_url: str, work: Workload) -> Iterator[Row]:
+    """What a fresh interpreter waits for."""
+    found = compare(
+        work.start_rounds,
+        {side: partial(start, side, base_url) for side in work.start_sides},
+        warm_up=work.warm_up,
+    )
+    same = "Import and first answer: the same, however the class or the SDK is used."
+    imports = _each(found, "imported", MS)
+    yield Row("import time", "ms", imports, Target(1.15, FRAMEWORK), same)
+    modules = _each(found, "openai_modules")
+    title = "modules of openai that the import loads"
+    yield Row(title, "", modules, Target(0, FRAMEWORK), same)
+    del found[FRAMEWORK]
+    answers = _each(found, "answered", MS)
+    yield Row("time from import to first answer", "ms", answers, absent=same)
+
+
+def reading(base_url: str, work: Workload) -> Iterator[Row]:
+    """Reading all items of a long conversation, oldest first, 100 a page."""
+    hub = QwenConversations(api_key=KEY, base_url=base_url)
+    client = openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0)
+    items: list[Item] = [Message.of("user", QUESTION), Message.of("assistant", ANSWER)]
+    conversation = hub.run(flows.create, items * (work.items // 2)).id
+    history = "history"
+    readers: Mapping[str, Callable[[], Sequence[Any]]] = {
+        OURS: lambda: hub.run(flows.read, conversation),
+        history: lambda: (
+            QwenConvChatMessageHistory(conversation_id=conversation, conversations=hub).messages
+        ),
+        SDK: lambda: list(client.conversations.items.list(conversation, limit=100, order="asc")),
+        DICTS: lambda: list(_pages(client, conversation)),
+    }
+    found = compare(
+        work.reading_rounds,
+        {name: partial(_read, read, work.items) for name, read in readers.items()},
+        warm_up=work.warm_up,
+    )
+    as_messages = {OURS: found.pop(history), SDK: found[SDK], DICTS: found[DICTS]}
+    absent = "Reading: the stock class reads no conversation."
+    for what, costs in (("items", found), ("items as messages", as_messages)):
+        for kind, cost in (("CPU", "cpu"), ("time", "wall")):
+            title = f"reading {work.items:,} {what}, {kind}"
+            yield Row(title, "ms", _each(costs, cost, MS), absent=absent)
+
+
+def _read(read: Callable[[], Sequence[Any]], count: int) -> Cost:
+    seen: Sequence[Any] = ()
+
+    def keep() -> None:
+        nonlocal seen
+        seen = read()
+
+    cost = cost_of(keep)
+    if len(seen) != count:
+        raise RuntimeError(f"{len(seen)} items were read, not {count}.")
+    return cost
+
+
+def _pages(client: openai.OpenAI, conversation: str) -> Iterator[Any]:
+    query: dict[str, Any] = {"limit": 100, "order": "asc"}
+    more = True
+    while more:
+        page: Any = client.get(
+            f"/conversations/{conversation}/items", cast_to=object, options={"params": query}
+        )
+        yield from page["data"]
+        more, query["after"] = page["has_more"], page["last_id"]
+
+
+def crowds(base_url: str, work: Workload) -> Iterator[Row]:
+    """Many conversations that take a turn at once, on one event loop."""
+    sides = langchain_sides(base_url, PATIENCE_AT_ONCE)
+    dialogs = {name: [sides[name]() for _ in range(work.crowd)] for name in (OURS, SDK, BY_HAND)}
+    with asyncio.Runner() as runner:
+
+        def at_once(several: Sequence[Dialog]) -> Cost:
+            return cost_of(lambda: runner.run(_at_once(several)))
+
+        found = compare(
+            work.crowd_rounds,
+            {name: partial(at_once, several) for name, several in dialogs.items()},
+            warm_up=False,  # what is done only once is lost in so many turns
+        )
+    absent = "At once: left out for the time that they take."
+    for kind, cost in (("CPU", "cpu"), ("time", "wall")):
+        title = f"{work.crowd:,} conversations at once, {kind}"
+        yield Row(title, "ms", _each(found, cost, MS), absent=absent)
+
+
+async def _at_once(dialogs: Sequence[Dialog]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for dialog in dialogs:
+            tasks.create_task(dialog.atake())
+
+
+def _each(
+    found: Mapping[str, Sequence[object]], figure: str, scale: float = 1
+) -> dict[str, list[float]]:
+    """An attribute of each sample in another unit, by side."""
+    return {name: [getattr(one, figure) * scale for one in found[name]] for name in found}
+
+
+MEASURES = (traffic, invocations, streams, first_chunks, starts, reading, crowds)
