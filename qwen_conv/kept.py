@@ -51,7 +51,7 @@ class Reader:
     tail: tuple[str, ...] = ()
     open: list[Item] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
-    waiting: frozenset[str] = frozenset()
+    waiting: tuple[FunctionCall, ...] = ()
     passed_over: tuple[str, ...] = ()
 
     @property
@@ -103,7 +103,7 @@ class Reader:
         own = tuple(item.id for item in stored if item.id)
         self.tail = (*self.tail, *own)[-2:]
         self.ids.update(own)
-        ids, said = self.passed_over + own, self._first_said(items)
+        ids, said = self.passed_over + own, items if once else self._first_said(items)
         if not said:
             self.passed_over = ids
             return []
@@ -128,10 +128,11 @@ class Reader:
         said: list[Item] = []
         for item in items:
             if isinstance(item, FunctionOutput):
-                self.waiting -= {item.call_id}
+                done = item.call_id
+                self.waiting = tuple(one for one in self.waiting if one.call_id != done)
             elif isinstance(item, FunctionCall):
-                if item.call_id in self.waiting:
+                if item in self.waiting:
                     continue
-                self.waiting |= {item.call_id}
+                self.waiting += (item,)
             said.append(item)
         return tuple(said)
