@@ -82,14 +82,13 @@ class Reader:
             else:
                 found += self._closed()
                 found += self._kept((item,), decoded.items, decoded.extra, decoded.once)
-        groups = [*said_together(self.open)]
-        self.open = []
-        if groups and not ended:
-            self.open = [*groups.pop()]  # the next page may go on with it
-        return [*found, *(kept for group in groups for kept in self._kept(group, group))]
+        return [*found, *self._closed(goes_on=not ended)]
 
-    def _closed(self) -> list[Kept]:
+    def _closed(self, *, goes_on: bool = False) -> list[Kept]:
+        """The messages of what is open; the last of it stays open if the next page may go on."""
         groups, self.open = [*said_together(self.open)], []
+        if groups and goes_on:
+            self.open = [*groups.pop()]
         return [kept for group in groups for kept in self._kept(group, group)]
 
     def _kept(

@@ -64,6 +64,12 @@ class Pairing:
             for item in self.input(items)
         )
 
+    def lacks(self, refusal: RequestRefusedError, items: Iterable[Item]) -> bool:
+        """Whether it takes what the conversation lists to mend that."""
+        return isinstance(refusal, UnansweredCallError) or any(
+            isinstance(item, FunctionOutput) and item.call_id not in self.calls for item in items
+        )
+
     def learn(self, items: Iterable[Item]) -> None:
         """Takes note of the calls among some items."""
         self.calls |= {item.call_id: item for item in items if isinstance(item, FunctionCall)}
@@ -99,7 +105,10 @@ class Pairing:
     def _named(self, refusal: RequestRefusedError) -> list[str]:
         """The calls that the service names, where it does not list what it holds."""
         text = str(refusal)
-        return [one for one in self.calls if one in text] or _NAMED.findall(text)
+        known = [
+            one for one in self.calls if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", text)
+        ]
+        return known or _NAMED.findall(text)
 
 
 def is_mendable(error: RequestRefusedError) -> bool:

@@ -316,12 +316,12 @@ async def unsent(api: Api, turn: Turn) -> bool:
     refusal, turn.refusal = turn.refusal, None
     if refusal is not None:
         held: Sequence[Item] = ()
-        if turn.conversation_id is not None:
+        turn.pairing.learn(_stored(turn))
+        if turn.conversation_id is not None and turn.pairing.lacks(refusal, turn.items):
             try:
                 held = await read(api, turn.conversation_id)
             except QwenConvError as error:
                 raise refusal from error
-        turn.pairing.learn(_stored(turn))
         turn.pairing.mend(refusal, turn.items, held, turn.request.on_unanswered_call)
     return not turn.in_flight
 
