@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -61,6 +61,24 @@ class Row:
     schema_version: int = SCHEMA_VERSION
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message that waits to be sent.
+
+    Attributes:
+        number: Names it, and is never given again.
+        owner: Who is to send it.
+        data: The message, as it was posted.
+        updated: Seconds since 1970, as `time.time()` tells them where it was last posted, renewed
+            or taken over.
+    """
+
+    number: int
+    owner: str
+    data: dict[str, Any]
+    updated: float
+
+
 @runtime_checkable
 class Registry(Protocol):
     """Where sessions are kept. Every method is one atomic step, safe from any thread."""
@@ -87,6 +105,10 @@ class Registry(Protocol):
         """Forgets the session; the conversation stays where it is."""
         ...
 
+    def sessions(self, namespace: str) -> list[Row]:
+        """The sessions of a namespace, whatever their base URL and account, the oldest first."""
+        ...
+
 
 @runtime_checkable
 class Overlays(Protocol):
@@ -108,6 +130,58 @@ class Overlays(Protocol):
         self, base_url: str, conversation_id: str, item_ids: Collection[str] | None = None
     ) -> None:
         """Forgets what is kept of these items, or of all items of the conversation."""
+        ...
+
+
+@runtime_checkable
+class Outbox(Protocol):
+    """Where messages wait to be sent to a session's conversation, so that none dies with a process.
+
+    An owner is whoever sends; a name of its own tells it from all others, in any process. It posts
+    its messages, renews them for as long as it is at it, and withdraws what is sent. One that is
+    late with that is taken for dead, and its messages are taken over: so it renews them before it
+    sends them, and leaves them alone if that is `False`.
+
+    Every method is one atomic step, safe from any thread and process.
+    """
+
+    def post(self, session: Session, owner: str, data: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Adds messages, all or none; returns their numbers, which ascend.
+
+        The numbers of others that post to the session meanwhile may lie between them.
+        """
+        ...
+
+    def waiting(self, session: Session) -> list[Waiting]:
+        """The messages of the session, whoever owns them, in the order of their numbers."""
+        ...
+
+    def take_over(self, session: Session, owner: str, before: float) -> list[Waiting]:
+        """Takes over from other owners the messages not updated since a time, and renews them.
+
+        Each message goes to one of those that try at once. Their clocks must agree, to well within
+        the time that an owner is given.
+
+        Args:
+            session: Whose messages.
+            owner: Who is to have them.
+            before: Seconds since 1970; no later than now, or what was taken over just now could be
+                taken over again.
+
+        Returns:
+            What this very call took over, in the order of the numbers.
+        """
+        ...
+
+    def renew(self, session: Session, owner: str, numbers: Collection[int]) -> bool:
+        """Whether all of these are still there and the owner's; if so, they are renewed.
+
+        If not, none is.
+        """
+        ...
+
+    def withdraw(self, session: Session, numbers: Collection[int]) -> None:
+        """Removes messages, whoever owns them; one that is gone already is as it should be."""
         ...
 
 
@@ -150,6 +224,12 @@ class MemoryRegistry:
         """Forgets the session; the conversation stays where it is."""
         with self._mutex:
             self._rows.pop(session, None)
+
+    def sessions(self, namespace: str) -> list[Row]:
+        """The sessions of a namespace, whatever their base URL and account, the oldest first."""
+        with self._mutex:
+            rows = [row for row in self._rows.values() if row.session.namespace == namespace]
+        return sorted(rows, key=lambda row: row.created)
 
 
 PROCESS_REGISTRY = MemoryRegistry()

@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any, Self
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from qwen_conv.errors import RegistryError, SessionElsewhereError, UsageError
-from qwen_conv.registry import SCHEMA_VERSION, Row, Session
+from qwen_conv.registry import SCHEMA_VERSION, Row, Session, Waiting
 
 # Lengths are for databases that index no text without one; SQLite takes no notice of them.
 _NAME = sa.String(255)
@@ -58,6 +59,22 @@ _OVERLAYS = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
 )
 
+_OUTBOX = sa.Table(
+    "qwen_conv_outbox",
+    _TABLES,
+    # SQLite counts only what it calls INTEGER, and gives a number again unless it is told not to.
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("namespace", _NAME, nullable=False),
+    sa.Column("key", _NAME, nullable=False),
+    sa.Column("base_url", _NAME, nullable=False),
+    sa.Column("account", _NAME, nullable=False),
+    sa.Column("owner", _NAME, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("updated", sa.Double, nullable=False),
+    sa.Index("qwen_conv_outbox_key", "namespace", "key"),
+    sqlite_autoincrement=True,
+)
+
 _TRIES = 10
 """How often a step is taken that others came in between; each time, one of them got on."""
 
@@ -65,11 +82,11 @@ _BUSY = 30
 """Seconds to wait for another process that writes to the same SQLite file."""
 
 _CHUNK = 500
-"""Item ids in a statement; SQLite before 3.32 takes 999 values (sqlite.org, "Limits")."""
+"""Ids or numbers in a statement; SQLite before 3.32 takes 999 values (sqlite.org, "Limits")."""
 
 
 class SqlRegistry:
-    """A registry in a database, with overlays beside it. Safe from any thread and process.
+    """A registry in a database, with overlays and an outbox. Safe from any thread and process.
 
     A key of a namespace is one session here, of one base URL and account. A session that says
     otherwise is refused: with a rotated API key, a user's history would else be left behind
@@ -130,7 +147,7 @@ class SqlRegistry:
             SessionElsewhereError: The key is a session of another base URL or account.
         """
         with self._step() as db:
-            found = db.execute(_SESSIONS.select().where(*_key_of(session))).one_or_none()
+            found = db.execute(_SESSIONS.select().where(*_key_of(_SESSIONS, session))).one_or_none()
         if found is None:
             return None
         row = _row(found)
@@ -159,7 +176,7 @@ class SqlRegistry:
             row, conversation_id=conversation_id, revision=row.revision + 1, updated=time.time()
         )
         as_given = (
-            *_all_of(row.session),
+            *_all_of(_SESSIONS, row.session),
             _SESSIONS.c.conversation_id == row.conversation_id,
             _SESSIONS.c.revision == row.revision,
         )
@@ -170,13 +187,14 @@ class SqlRegistry:
     def unbind(self, session: Session) -> None:
         """Forgets the session, if it is of that base URL and account."""
         with self._step() as db:
-            db.execute(_SESSIONS.delete().where(*_all_of(session)))
+            db.execute(_SESSIONS.delete().where(*_all_of(_SESSIONS, session)))
 
     def adopt(self, session: Session) -> Row:
         """Moves the row of the session's key to the session's base URL and account.
 
         For a rotated API key, or a service that moved: the new key must see the same
-        conversations. Overlays stay with the base URL they were written for.
+        conversations. What waits to be sent goes along. Overlays stay with the base URL they were
+        written for.
 
         Raises:
             UsageError: The key has no row.
@@ -184,18 +202,16 @@ class SqlRegistry:
         differs = sa.or_(
             _SESSIONS.c.base_url != session.base_url, _SESSIONS.c.account != session.account
         )
+        here = {"base_url": session.base_url, "account": session.account}
         with self._step() as db:
             db.execute(
                 _SESSIONS.update()
-                .where(*_key_of(session), differs)
-                .values(
-                    base_url=session.base_url,
-                    account=session.account,
-                    revision=_SESSIONS.c.revision + 1,
-                    updated=time.time(),
-                )
+                .where(*_key_of(_SESSIONS, session), differs)
+                .values(here | {"revision": _SESSIONS.c.revision + 1, "updated": time.time()})
             )
-            found = db.execute(_SESSIONS.select().where(*_key_of(session))).one_or_none()
+            found = db.execute(_SESSIONS.select().where(*_key_of(_SESSIONS, session))).one_or_none()
+            if found is not None:
+                _changed(db, _OUTBOX.update().values(here), *_key_of(_OUTBOX, session))
         if found is None:
             raise UsageError(
                 f"There is no session {session.key!r} in namespace {session.namespace!r} to adopt: "
@@ -264,27 +280,93 @@ class SqlRegistry:
             for some in conditions:
                 db.execute(_OVERLAYS.delete().where(*some))
 
+    def post(self, session: Session, owner: str, data: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Adds messages, all or none; returns their numbers, which ascend.
+
+        Raises:
+            UsageError: A text holds half of a character, so it could not be sent either.
+        """
+        message = asdict(session) | {"owner": owner, "updated": time.time()}
+        with self._step() as db:
+            messages = [message | {"data": _sendable(each)} for each in data]
+            # One by one: databases number the rows of one INSERT in what order they like.
+            keys: list[Any] = [
+                db.execute(_OUTBOX.insert().values(each)).inserted_primary_key for each in messages
+            ]
+            return [number for (number,) in keys]
+
+    def waiting(self, session: Session) -> list[Waiting]:
+        """The messages of the session, whoever owns them, in the order of their numbers."""
+        with self._step() as db:
+            return _waiting(db, *_all_of(_OUTBOX, session))
+
+    def take_over(self, session: Session, owner: str, before: float) -> list[Waiting]:
+        """Takes over from other owners the messages not updated since a time, and renews them.
+
+        Returns what this very call took over, in the order of the numbers.
+        """
+        columns, ours = _OUTBOX.c, _all_of(_OUTBOX, session)
+        # Within the step they are of an owner that nobody is: so they are told from those that the
+        # owner has already, or is given by another thread at this moment.
+        nobody = uuid4().hex
+        late = (*ours, columns.owner != owner, columns.updated < before)
+        taken = (*ours, columns.owner == nobody)
+        with self._step() as db:
+            if not _changed(db, _OUTBOX.update().values(owner=nobody, updated=time.time()), *late):
+                return []
+            found = _waiting(db, *taken)
+            db.execute(_OUTBOX.update().where(*taken).values(owner=owner))
+        return [replace(each, owner=owner) for each in found]
+
+    def renew(self, session: Session, owner: str, numbers: Collection[int]) -> bool:
+        """Whether all of these are still there and the owner's; if so, they are renewed."""
+        theirs = (*_all_of(_OUTBOX, session), _OUTBOX.c.owner == owner)
+        touch = _OUTBOX.update().values(updated=time.time())
+        with self._step() as db:
+            renewed = sum(
+                _changed(db, touch, *theirs, some) for some in _among(_OUTBOX.c.number, numbers)
+            )
+            all_there = renewed == len(set(numbers))
+            if not all_there:
+                db.rollback()
+        return all_there
+
+    def withdraw(self, session: Session, numbers: Collection[int]) -> None:
+        """Removes messages, whoever owns them; one that is gone already is as it should be.
+
+        That the session was adopted meanwhile keeps none: what was sent is not to be sent again.
+        """
+        theirs = _key_of(_OUTBOX, session)
+        with self._step() as db:
+            for some in _among(_OUTBOX.c.number, numbers):
+                _changed(db, _OUTBOX.delete(), *theirs, some)
+
     def _prepare(self) -> None:
-        """Creates the tables unless they are there; several processes may be at it at once."""
+        """Creates the tables that are missing; several processes may be at it at once.
+
+        Raises:
+            RegistryError: They are of a newer version; then nothing is created.
+        """
         for left in reversed(range(_TRIES)):
             with self._engine.begin() as db:
-                version = _version(db)
-            if version is not None:
-                break
+                version, complete = _version(db), _complete(db)
+            if version is not None and version > SCHEMA_VERSION:
+                raise RegistryError(
+                    f"The registry {self._name} is of schema version {version}, and this qwen-conv "
+                    f"knows version {SCHEMA_VERSION}: upgrade qwen-conv (pip install -U qwen-conv)."
+                )
+            if version is not None and complete:
+                return
             try:
                 with self._engine.begin() as db:
-                    if db.dialect.name == "sqlite":
+                    if version is None and db.dialect.name == "sqlite":
                         db.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
                     _TABLES.create_all(db)
-                    db.execute(_SCHEMA.insert().values(version=SCHEMA_VERSION))
+                    if version is None:
+                        db.execute(_SCHEMA.insert().values(version=SCHEMA_VERSION))
             except DBAPIError:  # somebody else created it in between, or it is in vain
                 if not left:
                     raise
-        if version is not None and version > SCHEMA_VERSION:
-            raise RegistryError(
-                f"The registry {self._name} is of schema version {version}, and this qwen-conv "
-                f"knows version {SCHEMA_VERSION}: upgrade qwen-conv (pip install -U qwen-conv)."
-            )
 
     def _put(self, row: Row) -> Row:
         """Adds a row unless its key has one; returns the row that is there afterwards."""
@@ -318,7 +400,8 @@ class SqlRegistry:
             ) from error
         except UnicodeEncodeError as error:
             raise UsageError(
-                f"{error.object!a} holds half of a character, which no database stores."
+                f"A text holds {error.object[error.start]!a}, half of a character, which no "
+                "database stores: decode its source with errors='replace'."
             ) from error
 
     def _crowded(self) -> RegistryError:
@@ -356,10 +439,16 @@ def _engine(where: sa.URL) -> sa.Engine:
 
 
 def _version(db: sa.Connection) -> int | None:
-    """The version that the tables are of; `None` if they are not all there."""
+    """The version that the tables are of; `None` if there is none yet."""
     if not sa.inspect(db).has_table(_SCHEMA.name):
         return None
     return db.execute(sa.select(sa.func.max(_SCHEMA.c.version))).scalar()
+
+
+def _complete(db: sa.Connection) -> bool:
+    """Whether every table is there: an earlier version of this package had fewer."""
+    there = sa.inspect(db)
+    return all(there.has_table(name) for name in _TABLES.tables)
 
 
 def _reason(error: Exception) -> str:
@@ -376,15 +465,54 @@ def _columns(row: Row) -> dict[str, Any]:
     return columns.pop("session") | columns  # type: ignore[no-any-return]
 
 
-def _key_of(session: Session) -> tuple[sa.ColumnElement[bool], ...]:
-    return (_SESSIONS.c.namespace == session.namespace, _SESSIONS.c.key == session.key)
+def _sendable(data: Mapping[str, Any]) -> str:
+    """The message as JSON, in ASCII for databases that have no more.
+
+    Raises:
+        UnicodeEncodeError: A text holds half of a character.
+    """
+    json.dumps(message := dict(data), ensure_ascii=False).encode()
+    return json.dumps(message)
 
 
-def _all_of(session: Session) -> tuple[sa.ColumnElement[bool], ...]:
+def _waiting(db: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Waiting]:
+    columns = _OUTBOX.c
+    asked = sa.select(columns.number, columns.owner, columns.data, columns.updated)
+    return [
+        Waiting(number, owner, json.loads(data), updated)
+        for number, owner, data, updated in db.execute(
+            asked.where(*conditions).order_by(columns.number)
+        )
+    ]
+
+
+def _changed(
+    db: sa.Connection, change: sa.Update | sa.Delete, *conditions: sa.ColumnElement[bool]
+) -> int:
+    """Changes messages of the outbox that meet the conditions; returns how many.
+
+    Rows are locked in one order before, and no others changed, so that no two steps wait for each
+    other. SQLite lets one step write at a time; there, reading first would only be in the way.
+    """
+    if db.dialect.name == "sqlite":
+        return db.execute(change.where(*conditions)).rowcount
+    number = _OUTBOX.c.number
+    rows = sa.select(number).where(*conditions).order_by(number).with_for_update()
+    locked = db.scalars(rows).all()
+    return sum(
+        db.execute(change.where(*conditions, some)).rowcount for some in _among(number, locked)
+    )
+
+
+def _key_of(table: sa.Table, session: Session) -> tuple[sa.ColumnElement[bool], ...]:
+    return (table.c.namespace == session.namespace, table.c.key == session.key)
+
+
+def _all_of(table: sa.Table, session: Session) -> tuple[sa.ColumnElement[bool], ...]:
     return (
-        *_key_of(session),
-        _SESSIONS.c.base_url == session.base_url,
-        _SESSIONS.c.account == session.account,
+        *_key_of(table, session),
+        table.c.base_url == session.base_url,
+        table.c.account == session.account,
     )
 
 
@@ -395,11 +523,16 @@ def _of_conversation(base_url: str, conversation_id: str) -> tuple[sa.ColumnElem
 def _of_items(
     base_url: str, conversation_id: str, item_ids: Collection[str]
 ) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
-    """Conditions that are met by the items, as many at a time as a statement takes."""
-    ids = sorted(item_ids)
-    for at in range(0, len(ids), _CHUNK):
-        some = _OVERLAYS.c.item_id.in_(ids[at : at + _CHUNK])
+    """Conditions that are met by the items."""
+    for some in _among(_OVERLAYS.c.item_id, item_ids):
         yield (*_of_conversation(base_url, conversation_id), some)
+
+
+def _among(column: sa.Column[Any], values: Collection[Any]) -> Iterator[sa.ColumnElement[bool]]:
+    """Conditions that the column has one of the values, as many as a statement takes at a time."""
+    each_once = sorted(set(values))
+    for at in range(0, len(each_once), _CHUNK):
+        yield column.in_(each_once[at : at + _CHUNK])
 
 
 def _elsewhere(session: Session, row: Row) -> SessionElsewhereError:

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def url(tmp_path):
 def registry(request, url):
     with SqlRegistry("sqlite://" if request.param == "in memory" else url) as registry:
         yield registry
+
+
+@pytest.fixture(params=["in the process", "in memory", "in a file"])
+def any_registry(request, url):
+    if request.param == "in the process":
+        yield MemoryRegistry()
+    else:
+        with SqlRegistry("sqlite://" if request.param == "in memory" else url) as registry:
+            yield registry
 
 
 def in_threads(count, work):
@@ -65,6 +75,7 @@ def at_once(script, *arguments):
 def test_it_is_a_registry_and_keeps_overlays_and_the_one_in_memory_does_not(registry):
     assert isinstance(registry, Registry)
     assert isinstance(registry, Overlays)
+    assert isinstance(MemoryRegistry(), Registry)
     assert not isinstance(MemoryRegistry(), Overlays)
 
 
@@ -143,18 +154,29 @@ def test_a_key_that_no_database_can_store_is_refused(registry):
         registry.bind(Session("app", "\ud83d", HERE, "a1"), "conv_1")
 
 
-def test_the_same_key_is_another_session_in_another_namespace(registry):
+def test_the_same_key_is_another_session_in_another_namespace(any_registry):
     other = Session("another app", "alice", HERE, "a1")
-    registry.bind(ALICE, "conv_1")
-    assert registry.bind(other, "conv_2").conversation_id == "conv_2"
-    assert [row.session for row in registry.sessions("app")] == [ALICE]
+    any_registry.bind(ALICE, "conv_1")
+    assert any_registry.bind(other, "conv_2").conversation_id == "conv_2"
+    assert [row.session for row in any_registry.sessions("app")] == [ALICE]
 
 
-def test_the_sessions_of_a_namespace_are_told_the_oldest_first(registry):
-    rows = [registry.bind(Session("app", key, HERE, "a1"), f"conv_{key}") for key in "cab"]
-    newest = registry.rebind(rows[0], "conv_d")
-    assert registry.sessions("app") == [newest, *rows[1:]]
-    assert registry.sessions("nobody's") == []
+def test_the_sessions_of_a_namespace_are_told_the_oldest_first(any_registry):
+    rows = [any_registry.bind(Session("app", key, HERE, "a1"), f"conv_{key}") for key in "cab"]
+    newest = any_registry.rebind(rows[0], "conv_d")
+    assert any_registry.sessions("app") == [newest, *rows[1:]]
+    assert any_registry.sessions("nobody's") == []
+
+
+def test_a_session_forgotten_and_bound_by_the_end_of_its_turn_is_as_old_as_before(any_registry):
+    old, young = (
+        any_registry.bind(Session("app", key, HERE, "a1"), f"conv_{key}")
+        for key in ("old", "young")
+    )
+    any_registry.unbind(old.session)
+    assert any_registry.sessions("app") == [young]
+    bound = any_registry.rebind(old, "conv_3")
+    assert any_registry.sessions("app") == [bound, young]
 
 
 @pytest.mark.parametrize("other", ELSEWHERE)
@@ -169,6 +191,17 @@ def test_a_key_of_another_base_url_or_account_is_refused_with_the_ways_out(regis
         assert "namespace=" in told
         assert "registry.adopt(hub.session('alice'))" in told
     assert registry.get(ALICE) == row
+
+
+@pytest.mark.parametrize("other", ELSEWHERE)
+def test_the_sessions_of_a_namespace_are_told_whatever_their_base_url_and_account(
+    any_registry, other
+):
+    rows = [
+        any_registry.bind(ALICE, "conv_1"),
+        any_registry.bind(replace(other, key="bob"), "conv_2"),
+    ]
+    assert any_registry.sessions("app") == rows
 
 
 @pytest.mark.parametrize("other", ELSEWHERE)
