@@ -13,11 +13,12 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
-from langchain_qwen_conv.messages import STAMP, arguments_of, from_core, to_core
+from langchain_qwen_conv.messages import STAMP, from_core, to_core
 from langchain_qwen_conv.profiles import PROVIDER
 from qwen_conv.items import Item, Message, Refusal, Text
 from qwen_conv.responses import CallDelta, Delta, ReasoningDelta, TextDelta, Usage
 from qwen_conv.stops import Stop
+from qwen_conv.tools import arguments_of
 from qwen_conv.turns import Outcome
 
 

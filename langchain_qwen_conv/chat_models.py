@@ -23,11 +23,11 @@ from langchain_qwen_conv.errors import as_model_errors
 from langchain_qwen_conv.profiles import PROVIDER, profile_of
 from langchain_qwen_conv.reports import reported
 from langchain_qwen_conv.routing import RoutedChatModel
-from langchain_qwen_conv.tools import choice_to_wire, tool_to_wire
+from langchain_qwen_conv.tools import tool_to_wire
 from qwen_conv._version import __version__
 from qwen_conv.api import finish
 from qwen_conv.decision import LocalList, OnDivergence
-from qwen_conv.errors import QwenConvError, UsageError
+from qwen_conv.errors import UsageError, own_cause
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import (
     SAMPLING,
@@ -38,7 +38,9 @@ from qwen_conv.limits import (
 )
 from qwen_conv.pairing import OnUnansweredCall
 from qwen_conv.registry import Registry
+from qwen_conv.settings import settings_to_wire
 from qwen_conv.stops import Stop
+from qwen_conv.tools import choice_to_wire
 
 if TYPE_CHECKING:
     from qwen_conv.turns import TurnRequest
@@ -264,8 +266,7 @@ class ChatQwenConv(RoutedChatModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            causes = [one.get("ctx", {}).get("error") for one in error.errors()]
-            own = next((cause for cause in causes if isinstance(cause, QwenConvError)), None)
+            own = own_cause(error)
             if own is None:
                 raise
             with as_model_errors(in_conversation=False):
@@ -287,11 +288,7 @@ class ChatQwenConv(RoutedChatModel):
         checked_thinking(effort=self.reasoning_effort, enabled=self.enable_thinking)
         values = {name: getattr(self, name) for name in _HUB_SETTINGS}
         given = {name: value for name, value in values.items() if value is not None}
-        if self.conversations is None:
-            self.conversations = QwenConversations(**given)
-            self.conversations.shared = self.registry is not None
-        else:
-            self.conversations.check_agrees(**given)
+        self.conversations = QwenConversations.of(self.conversations, **given)
         self.api_key, self.base_url = self.conversations.api_key, self.conversations.base_url
         return self
 
@@ -469,23 +466,18 @@ class ChatQwenConv(RoutedChatModel):
         Raises:
             UsageError: A tool cannot be passed on, or the choice is none of the tools.
         """
-        tools = [tool_to_wire(tool) for tool in kwargs.get("tools") or ()]
-        choice = kwargs.get("tool_choice")
-        effort = kwargs.get("reasoning_effort", self.reasoning_effort)
-        enabled = kwargs.get("enable_thinking", self.enable_thinking)
-        checked_thinking(effort=effort, enabled=enabled)
-        settings = {
-            "temperature": kwargs.get("temperature", self.temperature),
-            "top_p": kwargs.get("top_p", self.top_p),
-            "max_output_tokens": kwargs.get("max_tokens", self.max_tokens),
-            "reasoning": {"effort": effort} if effort else None,
-            "enable_thinking": enabled,
-            "tools": tools or None,
-            "tool_choice": choice_to_wire(choice, tools) if choice and tools else choice,
-            "parallel_tool_calls": kwargs.get("parallel_tool_calls"),
-        }
-        settings = {name: value for name, value in settings.items() if value is not None}
-        return {**settings, **(self.extra_body or {}), **(kwargs.get("extra_body") or {})}
+        return settings_to_wire(
+            self.extra_body,
+            kwargs.get("extra_body"),
+            temperature=kwargs.get("temperature", self.temperature),
+            top_p=kwargs.get("top_p", self.top_p),
+            max_tokens=kwargs.get("max_tokens", self.max_tokens),
+            reasoning_effort=kwargs.get("reasoning_effort", self.reasoning_effort),
+            enable_thinking=kwargs.get("enable_thinking", self.enable_thinking),
+            tools=[tool_to_wire(tool) for tool in kwargs.get("tools") or ()],
+            tool_choice=kwargs.get("tool_choice"),
+            parallel_tool_calls=kwargs.get("parallel_tool_calls"),
+        )
 
     def _stop(self, stop: list[str] | None) -> list[str]:
         return (self.stop if stop is None else stop) or []

@@ -45,6 +45,7 @@ from qwen_conv.items import (
     Text,
 )
 from qwen_conv.stamps import Stamp
+from qwen_conv.tools import arguments_of, arguments_to_wire
 
 STAMP = "stamp"
 """Where a message's stamp stands in its `response_metadata`."""
@@ -250,19 +251,6 @@ def _tool_call(call: FunctionCall) -> ToolCall | InvalidToolCall:
     )
 
 
-def arguments_of(text: str) -> dict[str, Any] | None:
-    """The arguments of a call; `None` if the text is not a JSON object, or was cut off."""
-    try:
-        arguments = json.loads(text or "{}", parse_constant=_refuse_constant)
-    except ValueError:
-        return None
-    return arguments if isinstance(arguments, dict) else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _with_citations(extra: dict[str, Any], message: Message) -> dict[str, Any]:
     cited = [
         dict(citation)
@@ -306,7 +294,7 @@ def _answer_parts(message: AIMessage) -> Iterator[Part]:
 
 def _calls(message: AIMessage) -> Iterator[Item]:
     for call in message.tool_calls:
-        yield FunctionCall(_call_id(call), call["name"], _json(call["args"]))
+        yield FunctionCall(_call_id(call), call["name"], arguments_to_wire(call["args"]))
     for broken in message.invalid_tool_calls:
         yield FunctionCall(_call_id(broken), broken["name"] or "", _broken(broken["args"] or ""))
 
@@ -331,15 +319,6 @@ def _call_id(call: ToolCall | InvalidToolCall) -> str:
         f"The tool call of {call['name']!r} has no id, and its result could not be told apart: "
         "give it one."
     )
-
-
-def _json(arguments: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as wrong:
-        raise NotRepresentableError(
-            f"A tool call's arguments cannot be written as JSON: {wrong}"
-        ) from None
 
 
 def _only_text(message: BaseMessage) -> str:

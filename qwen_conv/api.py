@@ -143,7 +143,23 @@ class SyncApi(_Shared):
         return question(*args, **kwargs)
 
 
-class AsyncApi(_Shared):
+class _ForTasks:
+    """What tasks wait for, besides the service."""
+
+    hub: QwenConversations
+
+    async def lock(self, name: str) -> Holder:
+        """Waits for the lock of that name, and takes it."""
+        return await self.hub.locks.of(name).acquire_async()
+
+    async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls something that may block, beside the event loop if it does."""
+        if self.hub.registry_blocks:
+            return await asyncio.to_thread(question, *args, **kwargs)
+        return question(*args, **kwargs)
+
+
+class AsyncApi(_ForTasks, _Shared):
     """An `Api` for the tasks of one event loop."""
 
     async def send(self, call: Call[T]) -> T:
@@ -167,15 +183,20 @@ class AsyncApi(_Shared):
                 async for event in events:
                     yield event
 
-    async def lock(self, name: str) -> Holder:
-        """Waits for the lock of that name, and takes it."""
-        return await self.hub.locks.of(name).acquire_async()
 
-    async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls something that may block, beside the event loop if it does."""
-        if self.hub.registry_blocks:
-            return await asyncio.to_thread(question, *args, **kwargs)
-        return question(*args, **kwargs)
+class ThreadedApi(_ForTasks):
+    """An `Api` for tasks whose requests go out from threads, by the client for threads.
+
+    For what is called from one event loop after the other, and from short-lived ones: no connection
+    belongs to any of them.
+    """
+
+    def __init__(self, hub: QwenConversations) -> None:
+        self.hub = hub
+
+    async def send(self, call: Call[T]) -> T:
+        """Sends a call and returns what its answer means."""
+        return await asyncio.to_thread(lambda: finish(self.hub.sync().send(call)))
 
 
 def _read(call: Call[T], wire: object) -> T:

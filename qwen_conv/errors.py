@@ -62,6 +62,12 @@ def again(kind: type[Raised], args: tuple[Any, ...], state: Mapping[str, Any]) -
     return error
 
 
+def own_cause(error: Any) -> QwenConvError | None:
+    """What a validator of ours raised that pydantic has made a `ValidationError` of."""
+    causes = [one.get("ctx", {}).get("error") for one in error.errors()]
+    return next((cause for cause in causes if isinstance(cause, QwenConvError)), None)
+
+
 class UsageError(QwenConvError, ValueError):
     """The call cannot work; nothing was sent. The message says what to change."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, Self, Type
 
 from pydantic import SecretStr
 
-from qwen_conv.api import Api, AsyncApi, SyncApi, finish
+from qwen_conv.api import Api, AsyncApi, SyncApi, ThreadedApi, finish
 from qwen_conv.errors import MissingKeyError, UsageError
 from qwen_conv.ledger import PROCESS_LEDGER
 from qwen_conv.limits import checked_base_url
@@ -27,6 +27,8 @@ from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Sessi
 
 if TYPE_CHECKING:
     import openai
+
+    from qwen_conv.mirrors import Mirrors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,6 +105,21 @@ class QwenConversations:
         self._client = self._ready_client = client
         self._async_client = async_client
         self._of_loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
+        self._mirrors: Mirrors | None = None
+
+    @classmethod
+    def of(cls, conversations: QwenConversations | None, **settings: Any) -> QwenConversations:
+        """The hub that was passed, or one made from the settings that were passed instead.
+
+        Raises:
+            UsageError: The settings cannot work, or the hub says otherwise.
+        """
+        if conversations is not None:
+            conversations.check_agrees(**settings)
+            return conversations
+        made = cls(**settings)
+        made.shared = "registry" in settings
+        return made
 
     def check_agrees(
         self,
@@ -111,6 +128,7 @@ class QwenConversations:
         base_url: str | None = None,
         region: str | None = None,
         registry: Registry | None = None,
+        namespace: str | None = None,
         default_headers: Mapping[str, str] | None = None,
         client: openai.OpenAI | None = None,
         async_client: openai.AsyncOpenAI | None = None,
@@ -125,6 +143,7 @@ class QwenConversations:
             "base_url": base_url is not None and base_url.rstrip("/") != self.base_url,
             "region": region is not None and REGIONS.get(region) != self.base_url,
             "registry": registry is not None and registry is not self.registry,
+            "namespace": namespace is not None and namespace != self.namespace,
             "default_headers": (
                 default_headers is not None and dict(default_headers) != self.default_headers
             ),
@@ -179,6 +198,18 @@ class QwenConversations:
         The next turn of the session begins a new conversation.
         """
         self.registry.unbind(self.session(key))
+        if self._mirrors is not None:
+            self._mirrors.forget(key)
+
+    @property
+    def mirrors(self) -> Mirrors:
+        """What stores hold of the conversations behind their keys."""
+        if self._mirrors is None:
+            from qwen_conv.mirrors import Mirrors
+
+            with self._mutex:
+                self._mirrors = self._mirrors or Mirrors(self)
+        return self._mirrors
 
     def sync(self, timeout: float | None = None, max_retries: int | None = None) -> SyncApi:
         """The api for threads; `timeout` and `max_retries` differ from the hub's if given."""
@@ -194,6 +225,10 @@ class QwenConversations:
         """
         client = self._async_client or self._client_of(asyncio.get_running_loop())
         return AsyncApi(self, client, *self._limits(timeout, max_retries))
+
+    def threaded(self) -> ThreadedApi:
+        """The api for tasks of any event loop, with the connections of threads."""
+        return ThreadedApi(self)
 
     def run(
         self,
@@ -214,15 +249,23 @@ class QwenConversations:
         return await flow(self.tasks(), *args, **kwargs)
 
     def close(self) -> None:
-        """Closes the connections of threads; a client that was passed in stays open."""
+        """Writes what waits in stores, and closes the connections of threads.
+
+        A client that was passed in stays open.
+
+        Raises:
+            QwenConvError: Something could not be written; nothing is closed then.
+        """
+        if self._mirrors is not None:
+            self._mirrors.flush()
         with self._mutex:
             client, self._client = self._client, self._ready_client
         if client is not None and client is not self._ready_client:
             client.close()
 
     async def aclose(self) -> None:
-        """Closes the connections of threads and of the running event loop."""
-        self.close()
+        """Does what `close` does, and closes the connections of the running event loop."""
+        await asyncio.to_thread(self.close)
         with self._mutex:
             mine = self._of_loops.pop(asyncio.get_running_loop(), None)
         if mine is not None:

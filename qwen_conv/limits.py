@@ -54,14 +54,19 @@ _ID = re.compile(r"(?!\.+$)[^/\\?#%\s]+")
 _CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]+")
 
 
+def is_conversation_id(value: object) -> bool:
+    """Whether `value` has the form of a conversation id (`conv_...`)."""
+    return isinstance(value, str) and _CONVERSATION_ID.fullmatch(value) is not None
+
+
 def checked_conversation_id(value: object) -> str:
     """Returns `value` if it has the form of a conversation id (`conv_...`).
 
     Raises:
         UsageError: It has not: a name of your own is a `session_id`.
     """
-    if isinstance(value, str) and _CONVERSATION_ID.fullmatch(value):
-        return value
+    if is_conversation_id(value):
+        return str(value)
     raise UsageError(
         f"{value!r} is not a conversation id: the service gives ids of the form conv_... . "
         "Pass the id of an existing conversation, or a name of your own as session_id."

@@ -57,6 +57,13 @@ Said = tuple[tuple[str, ...], ...]
 """What messages say: the fingerprints of each one's items."""
 
 
+ARCHIVED = "qwen_conv_archived"
+"""The pair of a conversation's metadata that tells up to which item its messages are archived."""
+
+OWN = frozenset({RESERVED, ARCHIVED})
+"""The pairs of a conversation's metadata that users neither see nor set."""
+
+
 class Draft(NamedTuple):
     """A message to add: its items, and what is to be kept with them if they are encoded."""
 
@@ -419,23 +426,38 @@ class Record:
             await remove(api, conversation_id, items)
 
     async def metadata(self, api: Api) -> dict[str, str]:
-        """The conversation's metadata, without what is kept there for its encodings."""
+        """The conversation's metadata, without the record's own pairs."""
+        told = await self._told(api)
+        return {key: value for key, value in told.items() if key not in OWN}
+
+    async def archived(self, api: Api) -> str | None:
+        """The id of the last item that a store has archived; `None` if there is none."""
+        return (await self._told(api)).get(ARCHIVED)
+
+    async def set_archived(self, api: Api, item_id: str | None) -> None:
+        """Keeps the id of the last item that is archived."""
+        conversation_id = await self.conversation_id(api)
+        assert conversation_id is not None  # noqa: S101 - its items were listed
+        told = {key: value for key, value in (await self._told(api)).items() if key != ARCHIVED}
+        pair = {} if item_id is None else {ARCHIVED: item_id}
+        await api.send(UpdateConversation(conversation_id, {**told, **pair}))
+
+    async def _told(self, api: Api) -> Mapping[str, str]:
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
             return {}
-        told = (await api.send(RetrieveConversation(conversation_id))).metadata
-        return {key: value for key, value in told.items() if key != RESERVED}
+        return (await api.send(RetrieveConversation(conversation_id))).metadata
 
     async def set_metadata(self, api: Api, metadata: Mapping[str, str]) -> None:
         """Replaces the conversation's metadata; creates the session's conversation."""
-        if RESERVED in metadata:
-            raise UsageError(f"The pair {RESERVED!r} is the history's own: use another key.")
+        if taken := sorted(OWN & metadata.keys()):
+            raise UsageError(f"The pair {taken[0]!r} is the history's own: use another key.")
         checked_metadata({**metadata, RESERVED: ""})
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
             conversation_id, _ = await self._begin(api, (), ids=False)
         told = (await api.send(RetrieveConversation(conversation_id))).metadata
-        own = {RESERVED: told[RESERVED]} if RESERVED in told else {}
+        own = {key: told[key] for key in OWN & told.keys()}
         await api.send(UpdateConversation(conversation_id, {**metadata, **own}))
 
     async def _seal(self, api: Api, conversation_id: str) -> Seal:

@@ -225,10 +225,14 @@ class Turn:
             holder.release()
         if isinstance(error, ConversationNotFoundError) and self.conversation_id:
             self.hub.ledger.note(self.conversation_id, UNKNOWN)
-            if self.request.session is not None:
-                way_out = "hub.forget_session(key) lets its next turn begin a new conversation."
-                bound = f"The session {self.request.session!r} is bound to it: {way_out}"
-                error.args = (f"{error} {bound}",)
+            tell_way_out(error, self.request.session)
+
+
+def tell_way_out(error: ConversationNotFoundError, session: str | None) -> None:
+    """Has the error say how a session that is bound to the conversation gets away from it."""
+    if session is not None:
+        way_out = "hub.forget_session(key) lets its next turn begin a new conversation."
+        error.args = (f"{error} The session {session!r} is bound to it: {way_out}",)
 
 
 class Outcome(NamedTuple):
@@ -375,7 +379,7 @@ async def _plan(api: Api, turn: Turn) -> None:
     conversation_id = turn.conversation_id
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
     turn.holders.append(await api.lock(conversation_id))
-    await _settle_doubt(api, request.local, conversation_id)
+    await settle_doubt(api, request.local, conversation_id)
     verdict = await _decided(api, request.local, conversation_id)
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
@@ -405,7 +409,7 @@ async def _row(api: Api, key: str, local: LocalList) -> Row:
     return row
 
 
-async def _settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None:
+async def settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None:
     """Looks what a turn in doubt left in the conversation, and takes it back.
 
     What the list has taken up by now, because it was read from the conversation, stays.

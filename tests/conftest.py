@@ -31,6 +31,17 @@ def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test knows nothing of another, whose server may have had the same port."""
     monkeypatch.setattr("qwen_conv.hub.PROCESS_REGISTRY", MemoryRegistry())
     monkeypatch.setattr("qwen_conv.hub.PROCESS_LEDGER", Ledger())
+    monkeypatch.setattr("qwen_conv.mirrors._WATCHED", set())
+
+
+@pytest.fixture(autouse=True)
+def _closed_loop() -> Iterator[None]:
+    """The main thread's event loop: LlamaIndex would make one, and not close it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture

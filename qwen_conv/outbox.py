@@ -1,0 +1,112 @@
+"""What waits for a turn, kept in the registry's database: a killed process loses none of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from functools import cache
+from uuid import uuid4
+
+from qwen_conv.api import Api
+from qwen_conv.errors import RegistryError
+from qwen_conv.held import Form, Held
+from qwen_conv.hub import QwenConversations
+from qwen_conv.registry import Outbox, Waiting
+
+logger = logging.getLogger("qwen_conv")
+
+SILENCE = 120.0
+"""Seconds after which a process elsewhere that has not touched its rows is taken for dead: twice as
+long as a message waits by default (`qwen_conv.mirrors.PATIENCE`)."""
+
+
+@cache
+def owner(process: int) -> str:
+    """What names this process in the outbox."""
+    return f"{socket.gethostname()}:{process}:{uuid4().hex[:12]}"
+
+
+class Rows:
+    """The rows of one key; where the registry has no outbox, there are none.
+
+    Args:
+        hub: What has the registry.
+        key: The session's key, or a conversation's id.
+    """
+
+    def __init__(self, hub: QwenConversations, key: str) -> None:
+        registry = hub.registry
+        self._outbox = registry if isinstance(registry, Outbox) else None
+        self._session = hub.session(key)
+        self.look_at = math.inf if self._outbox is None else 0.0
+        """When to look for what a killed process left, in seconds since 1970."""
+
+    async def post(self, api: Api, some: Sequence[Held], form: Form, behind: str | None) -> None:
+        """Keeps messages that wait; `behind` is the id of the conversation's last item."""
+        if self._outbox is None or not some:
+            return
+        data = [{"message": form.to_json(each.message), "behind": behind} for each in some]
+        numbers = await api.ask(self._outbox.post, self._session, owner(os.getpid()), data)
+        for each, number in zip(some, numbers, strict=True):
+            each.number = number
+
+    async def renew(self, api: Api, some: Sequence[Held]) -> bool:
+        """Whether the messages are still ours to write, and for a while from now."""
+        numbers = [each.number for each in some if each.number is not None]
+        if self._outbox is None or not numbers:
+            return True
+        return await api.ask(self._outbox.renew, self._session, owner(os.getpid()), numbers)
+
+    async def withdraw(self, api: Api, some: Sequence[Held]) -> None:
+        """Forgets messages that wait no more.
+
+        Where that fails, they are found in the conversation by whoever takes them up.
+        """
+        numbers = [each.number for each in some if each.number is not None]
+        if self._outbox is not None and numbers:
+            try:
+                await api.ask(self._outbox.withdraw, self._session, numbers)
+            except RegistryError as error:
+                logger.warning("what was sent stays in the outbox for now: %s", error)
+        for each in some:
+            each.number = None
+
+    async def clear(self, api: Api) -> None:
+        """Forgets all that waits, whoever's it is."""
+        if self._outbox is not None:
+            rows = await api.ask(self._outbox.waiting, self._session)
+            await api.ask(self._outbox.withdraw, self._session, [row.number for row in rows])
+
+    async def left(self, api: Api) -> list[Waiting]:
+        """What others left who are dead: ours from now on, in order."""
+        self.look_at = math.inf
+        if self._outbox is None:
+            return []
+        mine, now = owner(os.getpid()), time.time()
+        rows = await api.ask(self._outbox.waiting, self._session)
+        others = {row.owner for row in rows} - {mine}
+        if not others:
+            return []
+        all_dead = all(map(_is_dead, others))
+        if not all_dead:
+            self.look_at = now + SILENCE
+        before = now if all_dead else now - SILENCE
+        return await api.ask(self._outbox.take_over, self._session, mine, before)
+
+
+def _is_dead(other: str) -> bool:
+    """Whether a process of this machine is gone; of another machine nothing is known."""
+    host, process, _ = other.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
