@@ -1,8 +1,11 @@
 """Qwen Cloud's server-side conversations in LlamaIndex.
 
-The chat stores and the LLM are not part of this release; see CHANGELOG.md.
+`QwenConvChatStore` and `QwenConvAsyncChatStore` are conversations as LlamaIndex's chat stores;
+`QwenConv` is an LLM whose turns run on them.
 """
 
+from llamaindex_qwen_conv.chat_store import QwenConvAsyncChatStore, QwenConvChatStore
+from llamaindex_qwen_conv.llm import QwenConv
 from qwen_conv._version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["QwenConv", "QwenConvAsyncChatStore", "QwenConvChatStore", "__version__"]

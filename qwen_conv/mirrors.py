@@ -10,7 +10,9 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from qwen_conv.api import finish
 from qwen_conv.mirror import Mirror
@@ -24,6 +26,10 @@ logger = logging.getLogger("qwen_conv")
 PATIENCE = 60.0
 """Seconds that a message waits for a turn to take it."""
 
+MOST = 1_000
+"""Mirrors that a hub keeps, the most recently used; others live as long as somebody has a message
+that was read from them, and are read anew after that."""
+
 _WATCHED: set[Mirrors] = set()
 """Those in which something may wait: they must not be collected before it is written."""
 
@@ -34,7 +40,10 @@ class Mirrors:
     def __init__(self, hub: QwenConversations) -> None:
         self._hub = hub
         self._mutex = threading.Lock()
-        self._mirrors: dict[str, Mirror] = {}
+        # A message that was read from a mirror refers to it, so a key has one mirror at a time.
+        self._mirrors: WeakValueDictionary[str, Mirror] = WeakValueDictionary()
+        self._recent: OrderedDict[str, Mirror] = OrderedDict()
+        self._began: dict[str, float] = {}
         self._woken = threading.Event()
         self.turns_expected = False
         """Whether a model shares the hub: only then a turn may take what a store is handed."""
@@ -49,6 +58,14 @@ class Mirrors:
             found = self._mirrors.get(key)
             if found is None:
                 found = self._mirrors[key] = Mirror(self._hub, key, form)
+                if key in self._began:
+                    found.is_used, found.begun = True, self._began[key]
+            self._recent[key] = found
+            self._recent.move_to_end(key)
+            if len(self._recent) > MOST:
+                idle = next((name for name, each in self._recent.items() if each.is_idle), key)
+                if idle != key:
+                    self._note_use(self._recent.pop(idle))
             return found
 
     def find(self, key: str) -> Mirror | None:
@@ -74,10 +91,18 @@ class Mirrors:
             if (row.session.base_url, row.session.account) == mine
         }
         with self._mutex:
-            used = [each for each in self._mirrors.values() if each.is_used]
-        for each in used:
-            began[each.key] = min(each.begun, began.get(each.key, each.begun))
+            for each in self._mirrors.values():
+                self._note_use(each)
+            used = dict(self._began)
+        for key, begun in used.items():
+            began[key] = min(begun, began.get(key, begun))
         return sorted(began, key=lambda key: began[key])
+
+    def _note_use(self, mirror: Mirror) -> None:
+        if mirror.is_used:
+            self._began.setdefault(mirror.key, mirror.begun)
+        else:
+            self._began.pop(mirror.key, None)
 
     def watch(self, key: str) -> None:
         """Has what waits under that key be written in time, if anything does."""
@@ -95,7 +120,7 @@ class Mirrors:
             QwenConvError: Something could not be written; it still waits.
         """
         failed: Exception | None = None
-        for each in [*self._mirrors.values()]:
+        for each in [*self._recent.values()]:
             try:
                 finish(each.flush(self._hub.sync()))
                 finish(each.keep(self._hub.sync()))
@@ -109,7 +134,7 @@ class Mirrors:
         while (due := self._due()) is not None:
             self._woken.wait(max(0.0, due - self._hub.clock()))
             self._woken.clear()
-            for each in [*self._mirrors.values()]:
+            for each in [*self._recent.values()]:
                 try:
                     finish(each.flush(self._hub.sync(), only_due=True))
                 except Exception:
@@ -118,7 +143,7 @@ class Mirrors:
 
     def _due(self) -> float | None:
         with self._mutex:
-            due = [one for each in self._mirrors.values() if (one := each.due) is not None]
+            due = [one for each in self._recent.values() if (one := each.due) is not None]
             if not due:
                 _WATCHED.discard(self)  # under the mutex: who stages now starts another thread
             return min(due, default=None)

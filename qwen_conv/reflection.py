@@ -77,6 +77,13 @@ class Reflection:
         with self._mutex:
             return min((each.due for each in self._staged), default=None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost if it is read anew when it is next used."""
+        with self._mutex:
+            busy = self._staged or self._moved or any(not each.shown for each in self._held)
+        return not busy
+
     async def read(self, api: Api, freshness: Freshness = "owned") -> list[Held]:
         """Every message, oldest first, those that wait last.
 
