@@ -30,8 +30,9 @@ lint: .venv/dev
 types: .venv/dev
 	@$(BIN)/mypy
 
-bench: .venv/dev  ## what a client costs, beside the bare SDK and the stock classes: docs/performance.md
+bench: .venv/dev .venv-openai2/dev  ## what a client costs, beside others: docs/performance*.md
 	@$(BIN)/python -m benchmarks
+	@$(OLDER)/python -m benchmarks --llamaindex  # the stock class does without openai 3
 
 record: .venv/dev  ## cassettes from Qwen, with DASHSCOPE_API_KEY, and what they show of it
 	@$(BIN)/python -m recording
@@ -48,7 +49,7 @@ clean:
 
 .venv/demo: .venv/bin/python pyproject.toml
 	@echo "Installing what the demo needs ..."
-	@$(BIN)/python $(PIP) --editable '.[langchain,offline]'
+	@$(BIN)/python $(PIP) --editable '.[langchain,llamaindex,offline]'
 	@touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml

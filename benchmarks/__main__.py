@@ -1,17 +1,17 @@
-"""`make bench`: measures everything, and writes docs/performance.md."""
+"""`make bench`: measures what conversations cost with one framework, and writes its report."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import resource
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.figures import Row
-from benchmarks.measures import MEASURES
+from benchmarks.half import Half
 from benchmarks.report import report
 from benchmarks.server import ROOT, started
-from benchmarks.workload import FULL, QUICK
 
 FILES = 8_192
 """File descriptors: a thousand connections of each side, twice over."""
@@ -21,19 +21,28 @@ def main() -> None:
     """Measures, and writes the report."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     arguments.add_argument(
+        "--llamaindex", action="store_true", help="the half of LlamaIndex, not that of LangChain"
+    )
+    arguments.add_argument(
         "--quick", action="store_true", help="as little as possible; the figures mean nothing"
     )
-    arguments.add_argument("--output", type=Path, default=ROOT / "docs" / "performance.md")
+    arguments.add_argument("--output", type=Path, help="by default the report in docs/")
     told = arguments.parse_args()
     _forget_settings()
     _allow_files()
+    # Each half imports its framework, which the environment of the other may lack.
+    name = "llamaindex" if told.llamaindex else "langchain"
+    half: Half = import_module(f"benchmarks.{name}_half").HALF
+    work = half.quick if told.quick else half.full
     rows: list[Row] = []
     with started() as base_url:
-        for measure in MEASURES:
+        for measure in half.measures:
             print(f"{measure.__name__} ...", flush=True)
-            rows += measure(base_url, QUICK if told.quick else FULL)
-    told.output.write_text(report(rows), "utf-8")
-    print(f"written: {told.output}")
+            rows += measure(base_url, work)
+    tables = [make(work) for make in half.tables]
+    output = told.output or ROOT / "docs" / half.output
+    output.write_text(report(half, rows, tables), "utf-8")
+    print(f"written: {output}")
 
 
 def _forget_settings() -> None:

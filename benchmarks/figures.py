@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -23,11 +23,32 @@ class Cost(NamedTuple):
     wall: float
 
 
+class Meter:
+    """Adds up what it costs to run what stands under it: `with meter: ...`."""
+
+    def __init__(self) -> None:
+        self._cpu = self._wall = 0.0
+
+    def __enter__(self) -> Self:
+        self._wall -= time.perf_counter()
+        self._cpu -= time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cpu += time.process_time()
+        self._wall += time.perf_counter()
+
+    @property
+    def cost(self) -> Cost:
+        """What it came to."""
+        return Cost(self._cpu, self._wall)
+
+
 def cost_of(task: Callable[[], object]) -> Cost:
     """What one run of the task costs."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    task()
-    return Cost(time.process_time() - cpu, time.perf_counter() - wall)
+    with Meter() as meter:
+        task()
+    return meter.cost
 
 
 PATIENCE = 20.0
@@ -62,12 +83,32 @@ def compare(
     return found
 
 
+def each(
+    found: Mapping[str, Sequence[object]], figure: str, scale: float = 1
+) -> dict[str, list[float]]:
+    """An attribute of each sample in another unit, by side."""
+    return {name: [getattr(one, figure) * scale for one in found[name]] for name in found}
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """At most so many times what `side` costs."""
 
     at_most: float
     side: str
+
+    def __str__(self) -> str:
+        return f"{self.at_most:g} of {self.side}" if self.at_most else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Exactly:
+    """So many, whatever another side says."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.number:,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +119,14 @@ class Row:
         title: What it is.
         unit: The unit of the samples; "" for a number of things.
         samples: By side, that of this package first.
-        target: What it is to be at most.
+        target: What it is to be.
         absent: Why sides are missing, in a sentence.
     """
 
     title: str
     unit: str
     samples: Mapping[str, Sequence[float]]
-    target: Target | None = None
+    target: Target | Exactly | None = None
     absent: str = ""
 
     def median(self, side: str) -> float:
@@ -106,9 +147,31 @@ class Row:
         theirs = self.median(side)
         return self.median(ours) / theirs if theirs else None
 
-    def meets_target(self) -> bool:
-        """Whether the target, if there is one, is met."""
-        if self.target is None:
-            return True
+    def meets_target(self) -> bool | None:
+        """Whether the target is met; `None` if there is none, or no side to compare with."""
         ours, *_ = self.samples
-        return self.median(ours) <= self.target.at_most * self.median(self.target.side)
+        match self.target:
+            case Exactly(number):
+                return self.median(ours) == number
+            case Target(at_most, side) if side in self.samples:
+                return self.median(ours) <= at_most * self.median(side)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a report tells beside its rows.
+
+    Attributes:
+        title: Its title.
+        told: What it shows, in sentences.
+        head: The titles of its columns.
+        labels: How many columns, from the left, are words.
+        rows: Its cells.
+    """
+
+    title: str
+    told: str
+    head: Sequence[str]
+    labels: int
+    rows: Sequence[Sequence[str]]

@@ -1,4 +1,4 @@
-"""The report in Markdown."""
+"""The report of a half, in Markdown."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import math
 import os
 import platform
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.figures import PATIENCE, Row
-from benchmarks.measures import PATIENCE_AT_ONCE
-from benchmarks.names import FRAMEWORK, LEGEND, OURS
+from benchmarks.figures import PATIENCE, Row, Table
+from benchmarks.half import Half
+from benchmarks.names import OURS
 from benchmarks.workload import ANSWER, QUESTION
-
-DISTRIBUTIONS = ("qwen-conv", "openai", "langchain-core", "langchain-openai", "pydantic")
 
 SPREAD = """\
 Medians (the first and the third quartile; the number of rounds). A figure alone is of one round, or
@@ -30,26 +28,23 @@ client's process, user and system, in all its threads. The sides warm up, and th
 samples in turns, in one run; each round begins with another side. A side whose samples have taken
 {PATIENCE:.0f} seconds is left out of the rounds to come. Conversations are created before the clock
 starts; only the first answer, the requests and the bytes include it. Bytes are counted by a relay
-between client and server, in a round of their own: what is sent is the same each time. A stream is
-a conversation's first turn, and the offline server makes a delta of each word. The time to the
-first chunk ends with the first text that the caller sees, and includes what the server takes.
+between client and server, in a round of their own: what is sent is the same each time. {{streams}}
 Imports, and the first answer, are timed in fresh interpreters whose bytecode is compiled. Clients
-and models are made once, and retry nothing. Conversations at once are given
-{PATIENCE_AT_ONCE:.0f} seconds to connect, on all sides: by default the openai SDK gives up after 5,
-in which a busy machine does not make so many connections.
+and models are made once, and retry nothing. {{more}}
 """
 
 
-def report(rows: Sequence[Row]) -> str:
+def report(half: Half, rows: Sequence[Row], tables: Sequence[Table] = ()) -> str:
     """The whole report."""
-    sides = [side for side in LEGEND if any(side in row.samples for row in rows)]
+    sides = [side for side in half.legend if any(side in row.samples for row in rows)]
+    method = METHOD.format(streams=half.streams, more=half.more)
     return "\n".join(
         [
-            "# Performance",
+            f"# {half.title}",
             "",
             "Written by `make bench`; every figure is of the same run.",
             "",
-            *_table(["", ""], _circumstances()),
+            *_table(["", ""], _circumstances(half)),
             "",
             "## Ratios",
             "",
@@ -57,7 +52,7 @@ def report(rows: Sequence[Row]) -> str:
             "",
             *_table(["", *sides[1:], "target"], (_ratios(row, sides[1:]) for row in rows)),
             "",
-            *_absences(rows),
+            *_absences(half, rows),
             "",
             "## Figures",
             "",
@@ -65,21 +60,28 @@ def report(rows: Sequence[Row]) -> str:
             "",
             *_table(["", "unit", *sides], (_figures(row, sides) for row in rows)),
             "",
+            *(line for table in tables for line in _section(table)),
             "## Sides",
             "",
-            *(f"* **{side}**: {LEGEND[side]}" for side in sides),
+            *(f"* **{side}**: {half.legend[side]}" for side in sides),
             "",
             "## How it is measured",
             "",
-            *textwrap.wrap(METHOD, 100),
+            *textwrap.wrap(method, 100),
             "",
         ]
     )
 
 
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+def _section(table: Table) -> Iterator[str]:
+    yield from (f"## {table.title}", "", *textwrap.wrap(table.told, 100), "")
+    yield from _table(table.head, table.rows, table.labels)
+    yield ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> Iterator[str]:
     yield _line(head)
-    yield _line(["---", *["---:"] * (len(head) - 1)])
+    yield _line(["---"] * labels + ["---:"] * (len(head) - labels))
     for row in rows:
         yield _line(row)
 
@@ -88,12 +90,19 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _circumstances() -> Iterator[Sequence[str]]:
+def _circumstances(half: Half) -> Iterator[Sequence[str]]:
     yield "date", f"{datetime.now(UTC):%Y-%m-%d}"
     yield "machine", f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
     yield "Python", f"{platform.python_implementation()} {platform.python_version()}"
-    for name in DISTRIBUTIONS:
-        yield name, version(name)
+    for name in half.distributions:
+        yield name, _version(name)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:
@@ -116,8 +125,8 @@ def _ratios(row: Row, sides: Sequence[str]) -> list[str]:
 def _target(row: Row) -> str:
     if row.target is None:
         return ""
-    wanted = f"{row.target.at_most:g} of {row.target.side}" if row.target.at_most else "none"
-    return f"{wanted}: {'met' if row.meets_target() else '**missed**'}"
+    told = {True: "met", False: "**missed**", None: "not compared"}[row.meets_target()]
+    return f"{row.target}: {told}"
 
 
 def _figures(row: Row, sides: Sequence[str]) -> list[str]:
@@ -141,10 +150,9 @@ def _number(value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def _absences(rows: Sequence[Row]) -> Iterator[str]:
+def _absences(half: Half, rows: Sequence[Row]) -> Iterator[str]:
     """Why there are dashes, each reason once."""
     yield "A dash: nothing to compare with."
     yield ""
-    for reason in dict.fromkeys(row.absent for row in rows if row.absent):
-        yield f"* {reason}"
-    yield f"* {FRAMEWORK[0].upper()}{FRAMEWORK[1:]}: it takes no turns."
+    reasons = (*(row.absent for row in rows if row.absent), *half.absent)
+    yield from (f"* {reason}" for reason in dict.fromkeys(reasons))

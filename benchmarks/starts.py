@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
-from benchmarks.names import BY_HAND, FRAMEWORK, OURS, SDK
+from benchmarks.figures import Row, Target, compare, each
+from benchmarks.names import FRAMEWORK
 from benchmarks.server import ROOT
-from benchmarks.sides import KEY
-from benchmarks.workload import MODEL, QUESTION
+from benchmarks.workload import KEY, MODEL, QUESTION, Workload
 
 
 class Start(NamedTuple):
@@ -28,6 +29,19 @@ class Start(NamedTuple):
     answered: float
 
 
+class First(NamedTuple):
+    """What a side does first, as Python code.
+
+    Attributes:
+        imports: What it imports.
+        turn: How it takes a turn, given `MODEL`, `QUESTION`, and the `service` as keyword
+            arguments (`base_url`, `api_key`).
+    """
+
+    imports: str
+    turn: str = ""
+
+
 _CODE = """
 import sys
 from time import perf_counter
@@ -36,49 +50,15 @@ start = perf_counter()
 {imports}
 imported = perf_counter() - start
 openai_modules = sum(name.partition(".")[0] == "openai" for name in sys.modules)
-{first_turn}
+{turn}
 print(imported, openai_modules, perf_counter() - start)
 """
 
-STARTS: Mapping[str, tuple[str, str]] = {
-    OURS: (
-        "from langchain_qwen_conv import ChatQwenConv",
-        'ChatQwenConv(model=MODEL, session_id="first", **service).invoke(QUESTION)',
-    ),
-    SDK: (
-        "from openai import OpenAI",
-        (
-            "client = OpenAI(**service)\n"
-            "conversation = client.conversations.create().id\n"
-            "client.responses.create(model=MODEL, conversation=conversation, input=QUESTION)"
-        ),
-    ),
-    BY_HAND: (
-        "from langchain_openai import ChatOpenAI",
-        (
-            "chat = ChatOpenAI(model=MODEL, use_responses_api=True, **service)\n"
-            "conversation = chat.root_client.conversations.create().id\n"
-            "chat.invoke(QUESTION, conversation=conversation)"
-        ),
-    ),
-    FRAMEWORK: (
-        "from langchain_core.language_models.chat_models import BaseChatModel",
-        "",
-    ),
-}
-"""By side: what it imports, and how it creates a conversation and takes a turn."""
 
-
-def start(side: str, base_url: str) -> Start:
-    """Starts an interpreter for that side."""
-    imports, first_turn = STARTS[side]
+def start(first: First, base_url: str) -> Start:
+    """Starts an interpreter that does this first."""
     code = _CODE.format(
-        model=MODEL,
-        question=QUESTION,
-        base_url=base_url,
-        key=KEY,
-        imports=imports,
-        first_turn=first_turn,
+        model=MODEL, question=QUESTION, base_url=base_url, key=KEY, **first._asdict()
     )
     # What is installed is compiled. Where nothing may be written, a checkout would be compiled by
     # every import anew.
@@ -92,3 +72,27 @@ def start(side: str, base_url: str) -> Start:
         env=environment,
     )
     return Start(*map(float, told.stdout.split()))
+
+
+def rows(
+    firsts: Mapping[str, First], at_most: float, absent: str, base_url: str, work: Workload
+) -> Iterator[Row]:
+    """What a fresh interpreter waits for.
+
+    Args:
+        firsts: By side, what it does first; the framework alone takes no turn.
+        at_most: How many times the framework's import ours is to take at most.
+        absent: Why sides are missing, in a sentence.
+        base_url: The server.
+        work: How much to do.
+    """
+    samplers = {side: partial(start, firsts[side], base_url) for side in work.start_sides}
+    found = compare(work.start_rounds, samplers, warm_up=work.warm_up)
+    imports = each(found, "imported", 1e3)
+    yield Row("import time", "ms", imports, Target(at_most, FRAMEWORK), absent)
+    modules = each(found, "openai_modules")
+    title = "modules of openai that the import loads"
+    yield Row(title, "", modules, Target(0, FRAMEWORK), absent)
+    del found[FRAMEWORK]
+    answers = each(found, "answered", 1e3)
+    yield Row("time from import to first answer", "ms", answers, absent=absent)

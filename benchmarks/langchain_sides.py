@@ -1,4 +1,4 @@
-"""The sides that are compared: each holds the same dialogs, as its users would write it."""
+"""The sides of LangChain: each holds the same dialogs, as its users would write it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import openai
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 
-from benchmarks.names import BY_HAND, DICTS, OURS, SDK, WHOLE_LIST
-from benchmarks.workload import MODEL, QUESTION
+from benchmarks.names import BY_HAND, DICTS, FRAMEWORK, OURS, SDK, WHOLE_LIST
+from benchmarks.starts import First
+from benchmarks.workload import KEY, MODEL, QUESTION
 from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations, flows
-
-KEY = "any"
 
 
 class Dialog(Protocol):
@@ -144,3 +143,45 @@ class _Dicts:
         for event in events:
             if event["type"] == "response.output_text.delta":
                 yield event["delta"]
+
+
+FIRSTS: Mapping[str, First] = {
+    OURS: First(
+        "from langchain_qwen_conv import ChatQwenConv",
+        'ChatQwenConv(model=MODEL, session_id="first", **service).invoke(QUESTION)',
+    ),
+    SDK: First(
+        "from openai import OpenAI",
+        (
+            "client = OpenAI(**service)\n"
+            "conversation = client.conversations.create().id\n"
+            "client.responses.create(model=MODEL, conversation=conversation, input=QUESTION)"
+        ),
+    ),
+    BY_HAND: First(
+        "from langchain_openai import ChatOpenAI",
+        (
+            "chat = ChatOpenAI(model=MODEL, use_responses_api=True, **service)\n"
+            "conversation = chat.root_client.conversations.create().id\n"
+            "chat.invoke(QUESTION, conversation=conversation)"
+        ),
+    ),
+    FRAMEWORK: First("from langchain_core.language_models.chat_models import BaseChatModel"),
+}
+"""By side: what it imports, and how it creates a conversation and takes a turn."""
+
+LEGEND: Mapping[str, str] = {
+    OURS: "`ChatQwenConv.with_conversation(id)`; the caller passes the whole list of messages in "
+    "every turn. Items are read by `hub.run(flows.read, id)`, and as messages by "
+    "`QwenConvChatMessageHistory(...).messages`.",
+    SDK: "a loop over `client.responses.create(conversation=id, input=text)`, which makes typed "
+    "models of the answers, and over `client.conversations.items.list(id)`.",
+    DICTS: "the same through `client.post` and `client.get` with `cast_to=object`: the least that "
+    "a client of the SDK can do.",
+    BY_HAND: "`ChatOpenAI(use_responses_api=True).bind(conversation=id)`; the caller keeps count, "
+    "and passes the new message only.",
+    WHOLE_LIST: "`ChatOpenAI(use_responses_api=True)` without a conversation; the caller passes "
+    "the whole list of messages in every turn.",
+    FRAMEWORK: "`langchain_core.language_models.chat_models`, which every chat model imports.",
+}
+"""What each side does."""

@@ -1,20 +1,21 @@
-"""What is measured: each function does one comparison, and yields its rows."""
+"""What is measured with LangChain: each function does one comparison, and yields its rows."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import openai
 
-from benchmarks.figures import Cost, Row, Target, compare, cost_of
-from benchmarks.names import BY_HAND, DICTS, FRAMEWORK, OURS, SDK
-from benchmarks.sides import KEY, Begin, Dialog, langchain_sides
-from benchmarks.starts import start
+from benchmarks.figures import Cost, Row, Target, compare, cost_of, each
+from benchmarks.langchain_sides import FIRSTS, Begin, Dialog, langchain_sides
+from benchmarks.names import BY_HAND, DICTS, OURS, SDK
+from benchmarks.starts import rows
 from benchmarks.traffic import Relay, Traffic, relayed
-from benchmarks.workload import ANSWER, QUESTION, STREAMS, Workload, deltas
+from benchmarks.workload import ANSWER, KEY, QUESTION, STREAMS, Workload, deltas
 from langchain_qwen_conv import QwenConvChatMessageHistory
 from qwen_conv import QwenConversations, flows
 from qwen_conv.items import Item, Message
@@ -24,6 +25,25 @@ MS, MICROSECONDS = 1e3, 1e6
 PATIENCE_AT_ONCE = 120.0
 """Seconds to wait. By default the SDK gives up connecting after 5, in which a busy machine does not
 make a thousand connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LangChainWorkload(Workload):
+    """How much is measured with LangChain.
+
+    Attributes:
+        first_chunk_rounds: The rounds of waiting for a first chunk.
+        items: The items of the conversation that is read.
+        reading_rounds: The rounds of reading it.
+        crowd: The conversations that take their turns at once.
+        crowd_rounds: The rounds of such turns.
+    """
+
+    first_chunk_rounds: int
+    items: int
+    reading_rounds: int
+    crowd: int
+    crowd_rounds: int
 
 
 def traffic(base_url: str, work: Workload) -> Iterator[Row]:
@@ -36,9 +56,9 @@ def traffic(base_url: str, work: Workload) -> Iterator[Row]:
         for turns in work.dialogs:
             counted = {name: _counted(relay, begin, turns) for name, begin in sides.items()}
             of_turns = f"{turns} turns"
-            yield Row(f"requests, {of_turns}", "", _each(counted, "requests"))
-            yield Row(f"bytes up, bodies, {of_turns}", "B", _each(counted, "body"))
-            yield Row(f"bytes up, with headers, {of_turns}", "B", _each(counted, "total"))
+            yield Row(f"requests, {of_turns}", "", each(counted, "requests"))
+            yield Row(f"bytes up, bodies, {of_turns}", "B", each(counted, "body"))
+            yield Row(f"bytes up, with headers, {of_turns}", "B", each(counted, "total"))
 
 
 def _counted(relay: Relay, begin: Begin, turns: int) -> list[Traffic]:
@@ -60,7 +80,7 @@ def invocations(base_url: str, work: Workload) -> Iterator[Row]:
         )
         cold = False
         title = f"CPU per turn, {turns} turns"
-        yield Row(title, "ms", _each(found, "cpu", MS / turns), Target(0.9, SDK))
+        yield Row(title, "ms", each(found, "cpu", MS / turns), Target(0.9, SDK))
 
 
 def _held(begin: Begin, turns: int) -> Cost:
@@ -84,7 +104,7 @@ def streams(base_url: str, work: Workload) -> Iterator[Row]:
             warm_up=work.warm_up,
         )
         title = f"CPU per delta, {len(answer):,} characters in {count} deltas"
-        yield Row(title, "µs", _each(found, "cpu", MICROSECONDS / count), Target(0.6, SDK))
+        yield Row(title, "µs", each(found, "cpu", MICROSECONDS / count), Target(0.6, SDK))
 
 
 def _streamed(begin: Begin, question: str, count: int) -> Cost:
@@ -102,14 +122,14 @@ def _streamed(begin: Begin, question: str, count: int) -> Cost:
     return cost
 
 
-def first_chunks(base_url: str, work: Workload) -> Iterator[Row]:
+def first_chunks(base_url: str, work: LangChainWorkload) -> Iterator[Row]:
     """Time to the first chunk of text of a conversation's first turn."""
     found = compare(
         work.first_chunk_rounds,
         {name: partial(_first, begin) for name, begin in langchain_sides(base_url).items()},
         warm_up=work.warm_up,
     )
-    yield Row("time to first chunk", "ms", _each(found, "wall", MS))
+    yield Row("time to first chunk", "ms", each(found, "wall", MS))
 
 
 def _first(begin: Begin) -> Cost:
@@ -122,23 +142,11 @@ def _first(begin: Begin) -> Cost:
 
 def starts(base_url: str, work: Workload) -> Iterator[Row]:
     """What a fresh interpreter waits for."""
-    found = compare(
-        work.start_rounds,
-        {side: partial(start, side, base_url) for side in work.start_sides},
-        warm_up=work.warm_up,
-    )
     same = "Import and first answer: the same, however the class or the SDK is used."
-    imports = _each(found, "imported", MS)
-    yield Row("import time", "ms", imports, Target(1.15, FRAMEWORK), same)
-    modules = _each(found, "openai_modules")
-    title = "modules of openai that the import loads"
-    yield Row(title, "", modules, Target(0, FRAMEWORK), same)
-    del found[FRAMEWORK]
-    answers = _each(found, "answered", MS)
-    yield Row("time from import to first answer", "ms", answers, absent=same)
+    yield from rows(FIRSTS, 1.15, same, base_url, work)
 
 
-def reading(base_url: str, work: Workload) -> Iterator[Row]:
+def reading(base_url: str, work: LangChainWorkload) -> Iterator[Row]:
     """Reading all items of a long conversation, oldest first, 100 a page."""
     hub = QwenConversations(api_key=KEY, base_url=base_url)
     client = openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0)
@@ -163,7 +171,7 @@ def reading(base_url: str, work: Workload) -> Iterator[Row]:
     for what, costs in (("items", found), ("items as messages", as_messages)):
         for kind, cost in (("CPU", "cpu"), ("time", "wall")):
             title = f"reading {work.items:,} {what}, {kind}"
-            yield Row(title, "ms", _each(costs, cost, MS), absent=absent)
+            yield Row(title, "ms", each(costs, cost, MS), absent=absent)
 
 
 def _read(read: Callable[[], Sequence[Any]], count: int) -> Cost:
@@ -190,7 +198,7 @@ def _pages(client: openai.OpenAI, conversation: str) -> Iterator[Any]:
         more, query["after"] = page["has_more"], page["last_id"]
 
 
-def crowds(base_url: str, work: Workload) -> Iterator[Row]:
+def crowds(base_url: str, work: LangChainWorkload) -> Iterator[Row]:
     """Many conversations that take a turn at once, on one event loop."""
     sides = langchain_sides(base_url, PATIENCE_AT_ONCE)
     dialogs = {name: [sides[name]() for _ in range(work.crowd)] for name in (OURS, SDK, BY_HAND)}
@@ -207,7 +215,7 @@ def crowds(base_url: str, work: Workload) -> Iterator[Row]:
     absent = "At once: left out for the time that they take."
     for kind, cost in (("CPU", "cpu"), ("time", "wall")):
         title = f"{work.crowd:,} conversations at once, {kind}"
-        yield Row(title, "ms", _each(found, cost, MS), absent=absent)
+        yield Row(title, "ms", each(found, cost, MS), absent=absent)
 
 
 async def _at_once(dialogs: Sequence[Dialog]) -> None:
@@ -216,11 +224,5 @@ async def _at_once(dialogs: Sequence[Dialog]) -> None:
             tasks.create_task(dialog.atake())
 
 
-def _each(
-    found: Mapping[str, Sequence[object]], figure: str, scale: float = 1
-) -> dict[str, list[float]]:
-    """An attribute of each sample in another unit, by side."""
-    return {name: [getattr(one, figure) * scale for one in found[name]] for name in found}
-
-
 MEASURES = (traffic, invocations, streams, first_chunks, starts, reading, crowds)
+"""All of it, in the order of the report."""
