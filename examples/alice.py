@@ -1,6 +1,7 @@
-"""The Alice conversation of Qwen's documents, held through LangChain by two processes.
+"""The Alice conversation of Qwen's documents, held by three processes.
 
-The first passes its own list of messages to a chat model, the second is a chain with a history.
+The first passes its own list of messages to a LangChain chat model, the second is a LangChain chain
+with a history, the third a LlamaIndex chat engine (`alice_llamaindex.py`).
 
 Run it with `make demo`. With DASHSCOPE_API_KEY it talks to Qwen; without one it starts the offline
 server, which quotes the conversation and is no language model. It deletes all that it makes.
@@ -12,11 +13,12 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-import openai
+from alice_wire import MODEL, Wire, hub_on, show
 from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -28,7 +30,7 @@ from qwen_conv.calls import DeleteResponse
 from qwen_conv.items import Message
 from qwen_conv.offline import OfflineServer
 
-MODEL = "qwen3.6-plus"
+HERE = Path(__file__)
 FACTS = [
     (
         "Alice, a gentle and resilient woman, was born in Singapore. "
@@ -38,38 +40,6 @@ FACTS = [
 ]
 QUESTIONS = ["How old is Alice?", "What are her hobbies?"]
 LATER_QUESTIONS = ["Who is her best friend?", "Where was she born?"]
-
-
-class Wire:
-    """Counts what goes up."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        self.bytes_up = 0
-
-    def see(self, request: Any) -> None:
-        """Is called by the HTTP client with each request."""
-        self.requests.append(request.method)
-        self.bytes_up += len(request.content)
-
-    def told(self) -> str:
-        """Says what was counted since it last said so."""
-        count, methods = len(self.requests), ", ".join(self.requests)
-        text = f"requests: {count} ({methods}), bytes up: {self.bytes_up}"
-        self.requests, self.bytes_up = [], 0
-        return text
-
-
-@contextmanager
-def hub_on(wire: Wire) -> Iterator[QwenConversations]:
-    """A hub of the service that the environment names, whose requests are counted."""
-    service = QwenConversations()
-    with openai.OpenAI(
-        api_key=service.secret,
-        base_url=service.base_url,
-        http_client=openai.DefaultHttpxClient(event_hooks={"request": [wire.see]}),
-    ) as client:
-        yield QwenConversations(client=client)
 
 
 def hold(
@@ -92,14 +62,6 @@ def hold(
             messages.append(answer)
 
 
-def show(hub: QwenConversations, conversation_id: str) -> None:
-    """Prints the stored items, oldest first."""
-    print("\nThe conversation holds, oldest first:\n")
-    for item in hub.run(flows.read, conversation_id):
-        if isinstance(item, Message):
-            print(f"  {item.role:10} {item.text}")
-
-
 def begin() -> None:
     """The first process: creates the conversation, and deletes it when all is done."""
     wire = Wire()
@@ -111,7 +73,8 @@ def begin() -> None:
         hold(hub, wire, conversation.id, QUESTIONS)
         show(hub, conversation.id)
         sys.stdout.flush()
-        subprocess.run([sys.executable, __file__, conversation.id], check=True)  # noqa: S603
+        for script in (HERE, HERE.with_name("alice_llamaindex.py")):
+            subprocess.run([sys.executable, script, conversation.id], check=True)  # noqa: S603
     print("\nAll of it is deleted again.")
 
 

@@ -14,8 +14,12 @@ from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables.history import RunnableWithMessageHistory
+from llama_index.core.llms import ChatMessage, ChatResponse
+from llama_index.core.memory import Memory
+from llama_index.core.tools import FunctionTool
 
 from langchain_qwen_conv import QwenConvChatMessageHistory
+from llamaindex_qwen_conv import QwenConvAsyncChatStore, QwenConvChatStore
 from qwen_conv import QwenConversations, flows
 from qwen_conv.calls import (
     CreateConversation,
@@ -71,11 +75,6 @@ async def streamed_turn(way: Way) -> None:
 
 async def tool_round(way: Way) -> None:
     """A model calls a tool, is sent the result, and answers."""
-
-    def weather(city: str) -> str:
-        """The weather in a city."""
-        return f"It is sunny in {city}, 31 degrees."
-
     chat = way.chat(way.process(), session_id="weather")
     messages: list[BaseMessage] = [HumanMessage("How is the weather in Singapore?")]
     calling = await way.answer(chat.bind_tools([weather], tool_choice="weather"), messages)
@@ -188,6 +187,88 @@ async def chained_responses(way: Way) -> None:
         await send(DeleteResponse(response.id))
 
 
+async def llamaindex_chat(way: Way) -> None:
+    """A memory is a conversation: a turn takes what it was told, and another process reads it."""
+    registry = MemoryRegistry()
+    hub = way.process(registry)
+    llm, store = way.llm(hub), QwenConvAsyncChatStore(conversations=hub)
+    memory = Memory.from_defaults(session_id="alice", chat_store=store)
+    for method, question in (
+        ("chat", FACT),
+        ("chat", "How old is she?"),
+        ("stream_chat", "What are her hobbies?"),
+    ):
+        await way.call(memory, "put", ChatMessage(question))
+        answer = await way.replied(llm, method, await way.call(memory, "get"))
+        way.delete_at_end(answer.additional_kwargs["conversation_id"])
+        assert answer.additional_kwargs["decision"] == "attached"
+        await way.call(memory, "put", answer.message)
+    held = await way.call(memory, "get_all")
+    assert [one.content for one in held][::2] == [FACT, "How old is she?", "What are her hobbies?"]
+    later = QwenConvChatStore(conversations=way.process(registry))
+    assert _told(await way.call(later, "get_messages", "alice")) == _told(held)
+
+
+async def llamaindex_store(way: Way) -> None:
+    """A chat store alone writes what it is handed, rewrites what differs, and deletes."""
+    registry = MemoryRegistry()
+    hub = way.process(registry)
+    store = QwenConvChatStore(conversations=hub)
+    written = [
+        ChatMessage(role=role, content=f"{n}{mark}")
+        for n in range(2)
+        for role, mark in (("user", "?"), ("assistant", "."))
+    ]
+    for message in written:
+        await way.call(store, "add_message", "numbers", message)
+        row = registry.get(hub.session("numbers"))
+        assert row is not None
+        way.delete_at_end(row.conversation_id)
+    read = await way.call(store, "get_messages", "numbers")
+    assert _told(read) == _told(written)
+    changed = [*read[:-1], ChatMessage(role="assistant", content="One.")]
+    await way.call(store, "set_messages", "numbers", changed)
+    deleted = await way.call(store, "delete_message", "numbers", 0)
+    assert deleted.content == "0?"
+    later = QwenConvChatStore(conversations=way.process(registry))
+    assert _told(await way.call(later, "get_messages", "numbers")) == _told(changed[1:])
+    assert _told(await way.call(store, "delete_messages", "numbers")) == _told(changed[1:])
+    assert await way.call(store, "get_messages", "numbers") == []
+
+
+async def llamaindex_tools(way: Way) -> None:
+    """An LLM on a store calls a tool, is sent the result, and answers piece by piece."""
+    hub = way.process()
+    llm, store = way.llm(hub), QwenConvChatStore(conversations=hub)
+    tool = FunctionTool.from_defaults(weather)
+
+    async def taken(method: str, **how: Any) -> ChatResponse:
+        history = await way.call(store, "get_messages", "weather")
+        response = await way.replied(llm, method, [tool], chat_history=history, **how)
+        way.delete_at_end(response.additional_kwargs["conversation_id"])
+        await way.call(store, "add_message", "weather", response.message)
+        return response
+
+    question = ChatMessage("How is the weather in Singapore?")
+    await way.call(store, "add_message", "weather", question)
+    calling = await taken("chat_with_tools", tool_required=True)
+    calls = llm.get_tool_calls_from_response(calling, error_on_no_tool_call=False)
+    assert len(calls) == 1, "the model did not call the tool once"
+    result = ChatMessage(
+        role="tool",
+        content=weather(**calls[0].tool_kwargs),
+        additional_kwargs={"tool_call_id": calls[0].tool_id},
+    )
+    await way.call(store, "add_message", "weather", result)
+    answer = await taken("stream_chat_with_tools")
+    assert answer.message.content
+    assert dict(answer.raw or {})["usage"]["output_tokens"] > 0
+    held = await way.call(store, "get_messages", "weather")
+    assert _told(held) == _told([question, calling.message, result, answer.message])
+    place = calling.additional_kwargs["conversation_id"]
+    assert answer.additional_kwargs["conversation_id"] == place
+
+
 async def what_is_not_there(way: Way) -> None:
     """A conversation and an item that are not there are told as such."""
     hub = way.process()
@@ -210,8 +291,16 @@ SCENARIOS = (
     history_by_hand,
     eight_endpoints,
     chained_responses,
+    llamaindex_chat,
+    llamaindex_store,
+    llamaindex_tools,
     what_is_not_there,
 )
+
+
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"It is sunny in {city}, 31 degrees."
 
 
 def script(context: Sequence[Any], request: Any) -> Answer:
@@ -245,6 +334,11 @@ async def _holds(way: Way, conversation_id: str, messages: Sequence[BaseMessage]
     items = await way.run(way.process(), flows.read, conversation_id)
     held = [item.text for item in items if isinstance(item, Message)]
     assert held == [message.text for message in messages]
+
+
+def _told(messages: Sequence[ChatMessage]) -> list[tuple[str, str | None]]:
+    """What LlamaIndex's messages say, and as whose."""
+    return [(message.role.value, message.content) for message in messages]
 
 
 def _place(answer: BaseMessage) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import openai
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
+from llama_index.core.llms import ChatResponse
 
 from langchain_qwen_conv import ChatQwenConv, QwenConvChatMessageHistory
+from llamaindex_qwen_conv import QwenConv
 from qwen_conv import QwenConversations, flows
 from qwen_conv.api import finish
 from qwen_conv.calls import DeleteResponse
@@ -35,7 +37,7 @@ class Way:
         self.model = model
         self._asynchronous = asynchronous
         self._service: dict[str, Any] = {"api_key": api_key, "base_url": base_url}
-        self._conversations: list[str] = []
+        self._conversations: dict[str, None] = {}
         self._responses: list[str] = []
 
     def play(self, scenario: Callable[[Way], Coroutine[Any, Any, None]]) -> None:
@@ -81,15 +83,29 @@ class Way:
         first, *others = chunks
         return self._noted(first + others)
 
+    def llm(self, hub: QwenConversations) -> QwenConv:
+        """An LLM on a hub."""
+        return QwenConv(model=self.model, conversations=hub)
+
+    async def replied(self, llm: QwenConv, name: str, *args: Any, **kwargs: Any) -> ChatResponse:
+        """What a method of an LLM responds; the last piece of a stream, which has all of it."""
+        response = await self.call(llm, name, *args, **kwargs)
+        if "stream" in name:
+            pieces = [one async for one in response] if self._asynchronous else [*response]
+            response = pieces[-1]
+        self._responses.append(response.additional_kwargs["response_id"])
+        return cast("ChatResponse", response)
+
     async def run(self, hub: QwenConversations, flow: Callable[..., Any], *args: Any) -> Any:
         """What a flow comes to."""
         return await hub.arun(flow, *args) if self._asynchronous else hub.run(flow, *args)
 
-    async def call(self, history: QwenConvChatMessageHistory, name: str, *args: Any) -> Any:
-        """What a method of a history returns."""
+    async def call(self, thing: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        """What a method returns, or its asynchronous twin, however that is called."""
         if self._asynchronous:
-            return await getattr(history, f"a{name}")(*args)
-        return getattr(history, name)(*args)
+            twin = getattr(thing, f"a{name}", None) or getattr(thing, f"async_{name}")
+            return await twin(*args, **kwargs)
+        return getattr(thing, name)(*args, **kwargs)
 
     async def read(self, history: QwenConvChatMessageHistory) -> list[BaseMessage]:
         """The messages of a history."""
@@ -105,7 +121,7 @@ class Way:
 
     def delete_at_end(self, conversation_id: str) -> None:
         """Has a conversation deleted when the scenario is over."""
-        self._conversations.append(conversation_id)
+        self._conversations[conversation_id] = None
 
     def _noted(self, answer: AIMessage) -> AIMessage:
         self._responses.append(answer.response_metadata["response_id"])
