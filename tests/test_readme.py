@@ -27,11 +27,12 @@ def test_the_examples_of_the_readme_run_one_after_another(
         "Alice is 20 years old, and her hobbies are music and chess.",
         "What is my name?",
         "My name is Carol.",
+        "Dave is 30 years old.",
         "user Alice's best friend is Bob.",
         "user Who is her best friend?",
         "assistant Alice's best friend is Bob.",
     ]
-    assert len(examples) == 6
+    assert len(examples) == 7
 
 
 def test_its_first_example_sends_each_message_once(
