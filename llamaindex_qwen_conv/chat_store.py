@@ -42,8 +42,9 @@ class OnConversations(OnHub):
     """What both kinds of stores do, each said once, for threads and tasks."""
 
     freshness: Freshness = "owned"
-    """When what other processes wrote is looked for: never, as this process holds its sessions
-    ("owned"); once a turn ("turn"); or when the last look is so many seconds old."""
+    """When it is looked for what others wrote, in other processes or on other hubs: never, as this
+    hub holds its sessions ("owned"); once a turn ("turn"); or when the last look is so many seconds
+    old."""
 
     stage_timeout: float = PATIENCE
     """Seconds that a message waits for a turn of an LLM on the same hub to take it."""
@@ -151,10 +152,7 @@ class OnConversations(OnHub):
     async def _held(
         self, api: Api, mirror: Mirror, status: MessageStatus | None = None
     ) -> list[Held]:
-        held = await mirror.read(api, self.freshness)
-        if status is None:
-            return held
-        return [each for each in held if each.archived == (status == MessageStatus.ARCHIVED)]
+        return _of(await mirror.read(api, self.freshness), status)
 
     async def _get(
         self,
@@ -198,42 +196,53 @@ class OnConversations(OnHub):
     async def _insert(self, api: Api, mirror: Mirror, message: ChatMessage, index: int) -> None:
         index = _checked_index(index)
         (message,) = _checked_messages([message])
-        messages = await self._get(api, mirror)
-        messages.insert(index, message)
-        await self._set(api, mirror, messages)
+
+        def inserted(held: Sequence[Held]) -> list[ChatMessage]:
+            messages = _copies(held)
+            messages.insert(index, message)
+            return messages
+
+        await mirror.set(api, inserted, patience=self._patience)
 
     async def _delete_at(self, api: Api, mirror: Mirror, index: int) -> ChatMessage | None:
         index = _checked_index(index)
-        held = await self._held(api, mirror)
-        if not -len(held) <= index < len(held):
-            return None
-        await mirror.remove(api, [held[index]])
-        return FORM.copied(held[index].message)
+
+        def there(held: Sequence[Held]) -> Sequence[Held]:
+            return [held[index]] if -len(held) <= index < len(held) else []
+
+        await self._held(api, mirror)
+        gone = await mirror.remove(api, there)
+        return FORM.copied(gone[0].message) if gone else None
 
     async def _delete_all(self, api: Api, mirror: Mirror) -> list[ChatMessage] | None:
         try:
             held = await self._held(api, mirror)
         except ConversationNotFoundError:
-            if is_conversation_id(mirror.key):
-                raise
-            held = []  # it is gone already: what is left is the key
+            held = []  # what is left of a session is its key
         if not (held or await mirror.exists(api)):
             return None
         await mirror.clear(api)
         return [FORM.copied(each.message) for each in held]
 
     async def _delete_status(self, api: Api, mirror: Mirror, status: MessageStatus) -> None:
-        await mirror.remove(api, await self._held(api, mirror, status))
+        await self._held(api, mirror)
+        await mirror.remove(api, lambda held: _of(held, status))
 
     async def _delete_oldest(self, api: Api, mirror: Mirror, count: int) -> list[ChatMessage]:
-        held = (await self._held(api, mirror, MessageStatus.ACTIVE))[:count]
-        await mirror.remove(api, held)
-        return [FORM.copied(each.message) for each in held]
+        await self._held(api, mirror)
+        gone = await mirror.remove(api, lambda held: _of(held, MessageStatus.ACTIVE)[:count])
+        return [FORM.copied(each.message) for each in gone]
 
     async def _archive_oldest(self, api: Api, mirror: Mirror, count: int) -> list[ChatMessage]:
         held = (await self._held(api, mirror, MessageStatus.ACTIVE))[:count]
         mirror.archive(held)
         return _copies(held)
+
+
+def _of(held: Sequence[Held], status: MessageStatus | None) -> list[Held]:
+    """Those of that status; all of them if it is `None`."""
+    archived = status == MessageStatus.ARCHIVED
+    return [each for each in held if status is None or each.archived == archived]
 
 
 def _copies(held: Sequence[Held]) -> list[ChatMessage]:

@@ -89,7 +89,7 @@ class OnHub(BaseModel):
         self.conversations = QwenConversations.of(self.conversations, **given)
         self.base_url, self.region = self.conversations.base_url, None
         self.namespace = self.conversations.namespace
-        self.api_key = None  # the hub has it: here it could be pickled
+        self.api_key = None  # the hub has it, and tells it to nobody
         return self
 
     def __getstate__(self) -> dict[Any, Any]:

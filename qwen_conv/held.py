@@ -8,7 +8,7 @@ conversation ends with, followed by what waits to be sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from qwen_conv.decision import UNDATED_TRUST, Entry, key_of
@@ -39,6 +39,7 @@ class Held:
         ours: Whether this process wrote it.
         listed: Whether it was found in the conversation's list.
         once: The seal that it was stored with; `""` if with none.
+        written: Whether it was written as a message, and not sent by a turn.
         archived: Whether it is archived.
         due: When it is to be written at the latest if it waits, in seconds since 1970.
         number: Its row in the outbox.
@@ -56,6 +57,7 @@ class Held:
     ours: bool = False
     listed: bool = False
     once: str = ""
+    written: bool = False
     archived: bool = False
     due: float = 0.0
     number: int | None = None
@@ -65,6 +67,20 @@ class Held:
     def __post_init__(self) -> None:
         self.key = key_of(self.draft.items)
         self.said = fingerprints(self.draft.items)
+
+    def is_listed_as(self, said: tuple[Fingerprint, ...]) -> bool:
+        """Whether it may be what is listed so.
+
+        Some services list no calls, some list what the system says as the user's.
+        """
+        if self.said == said:
+            return True
+        spoken = [item for item in self.draft.items if isinstance(item, Message)]
+        as_users = [
+            replace(one, role="user") if one.role in {"system", "developer"} else one
+            for one in spoken
+        ]
+        return bool(spoken) and said in {fingerprints(spoken), fingerprints(as_users)}
 
     @property
     def entry(self) -> Entry:
@@ -99,12 +115,13 @@ class Held:
         )
 
 
-def _trimmed(items: Iterable[Item]) -> tuple[str, ...]:
-    """What an answer says, without the white space around it."""
+def _trimmed(items: Iterable[Item]) -> tuple[Hashable, ...]:
+    """What somebody says, and who, without the white space around it."""
     items = [*items]
-    text = "".join(item.text for item in items if isinstance(item, Message)).strip()
+    spoken = [item for item in items if isinstance(item, Message)]
     rest = [item for item in items if not isinstance(item, Message)]
-    return (text, *fingerprints(rest))
+    text = "".join(item.text for item in spoken).strip()
+    return (frozenset(item.role for item in spoken), text, *fingerprints(rest))
 
 
 class Form(Protocol):
@@ -157,10 +174,11 @@ def aligned(
 
     A message that is held already stays the same object. What a turn has just stored may be listed
     later, and some services never list tool calls: that stays where it was. All else that is not
-    listed, or is older than seven days, is gone.
+    listed, though something behind it is, or is older than seven days, is gone.
     """
     found: list[Held] = []
     used: set[int] = set()
+    now_listed = {one for each in kept for one in each.stamp.item_ids}
     by_id = {one: each for each in held for one in each.ids}
     position = {id(each): index for index, each in enumerate(held)}
     start = 0
@@ -172,12 +190,16 @@ def aligned(
                 (
                     each
                     for each in held[start:]
-                    if not each.listed and id(each) not in used and each.said == said
+                    if not (each.listed or id(each) in used or now_listed.intersection(each.ids))
+                    and each.is_listed_as(said)
                 ),
                 None,
             )
         if match is None:
             match = made(one)
+        elif id(match) in used:
+            match.ids += one.stamp.item_ids  # an answer of several messages is one here
+            continue
         else:
             start = max(start, position[id(match)] + 1)
         if not match.ours:
@@ -186,7 +208,9 @@ def aligned(
         used.add(id(match))
         found.append(match)
     for index, each in enumerate(held):
-        if id(each) in used or each.listed:
+        if id(each) in used or each.listed or each.written:
+            continue
+        if index < start and any(isinstance(item, Message) for item in each.draft.items):
             continue
         before = next((one for one in reversed(held[:index]) if one in found), None)
         found.insert(0 if before is None else found.index(before) + 1, each)

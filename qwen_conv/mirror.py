@@ -16,12 +16,12 @@ process alone, so that no client can forge it (`Form.held`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwen_conv.api import Api
 from qwen_conv.errors import DivergedError, NotRepresentableError
-from qwen_conv.held import Held, Line, line
+from qwen_conv.held import Held, Line, line, trailing
 from qwen_conv.items import Item, fingerprints
 from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.record import Draft
@@ -53,34 +53,49 @@ class Mirror(Staging):
             ServiceError: The service refused; none of these messages was added.
         """
         drafts = [self._storable(message) for message in messages]
-        self.is_used = True
         await self.read(api)
         due = self.hub.clock() + (patience or 0)
         fresh: list[Held] = []
+        claimed: list[Held] = []
         with self._mutex:
             for message, draft in zip(messages, drafts, strict=True):
-                if (claimed := self._claimed(message, draft)) is not None:
-                    claimed.archived = archived
+                # Behind one that is new there can be none that is stored.
+                if not fresh and (found := self._claimed(message, draft)) is not None:
+                    found.archived = archived
+                    claimed.append(found)
                     continue
                 fresh.append(self._new(message, draft, due))
                 fresh[-1].archived = archived
                 self._declare(message, draft)
             self._staged += fresh
             self._stale = self._stale or bool(fresh)
+            self._moved = self._moved or (archived and bool(messages))
             upto = self._written_now(patience)
         try:
+            await self._keep_waiting(api, fresh if upto is None else _behind(fresh, upto))
             if upto is not None:
                 await self._write_upto(api, upto)
-            await self._rows.post(
-                api, [each for each in fresh if each in self._staged], self._form, self._behind()
-            )
         except BaseException:
             with self._mutex:
                 self._staged = [each for each in self._staged if each not in fresh]
+                for each in claimed:
+                    each.shown = False
+            await self._rows.withdraw(api, fresh)
             raise
+        self._use()
+
+    async def _keep_waiting(self, api: Api, some: Sequence[Held]) -> None:
+        """Keeps what waits in the outbox, unless a turn takes it just now."""
+        await self._rows.post(api, some, self._form, self._behind(), self._held)
+        await self._rows.withdraw(api, [each for each in some if each not in self._staged])
+
+    def _use(self) -> None:
+        if self.used_since is None:
+            self.used_since = self.hub.clock()
 
     def _storable(self, message: Any) -> Draft:
         draft = self._form.draft(message)
+        fingerprints(draft.items)  # what no JSON text can carry is refused before anything is done
         if not draft.items and not ((known := self._form.held(message)) and known.mirror is self):
             raise NotRepresentableError(
                 "An assistant's message says nothing, and no conversation takes an empty message: "
@@ -97,10 +112,17 @@ class Mirror(Staging):
             )
 
     def _claimed(self, message: Any, draft: Draft) -> Held | None:
-        """What a turn has stored that this message is, if it is; it is shown from now on."""
+        """What a turn has stored that this message is, if it is; it is shown from now on.
+
+        Unless the message says so itself, what the history goes on behind is not meant by it.
+        """
         known = self._form.held(message)
         unclaimed = [each for each in self._held if not (each.shown or each.leaving)]
+        ends = trailing(self._held, lambda each: not each.shown) if not self._staged else 0
+        at_end = self._held[len(self._held) - ends :]
         for each in sorted(unclaimed, key=lambda one: one is not known):
+            if each is not known and each not in at_end:
+                continue
             if each.is_claimed_by(draft.items):
                 each.shown = True
                 each.message, each.face = self._form.copied(message), self._form.face(message)
@@ -118,7 +140,7 @@ class Mirror(Staging):
     async def set(
         self,
         api: Api,
-        messages: Sequence[Any],
+        messages: Sequence[Any] | Callable[[Sequence[Held]], Sequence[Any]],
         *,
         patience: float | None,
         archived: int = 0,
@@ -127,17 +149,20 @@ class Mirror(Staging):
 
         Args:
             api: What is awaited.
-            messages: The messages.
+            messages: The messages, or what makes them of those that are there.
             patience: As in `put`.
             archived: How many of them, at the beginning, are archived.
         """
-        drafts = [self._storable(message) for message in messages]
-        self.is_used = True
+        drafts = [] if callable(messages) else [self._storable(one) for one in messages]
         await self.read(api)
         due = self.hub.clock() + (patience or 0)
         async with self._alone(api):
+            await self._catch_up(api)
             with self._mutex:
-                shown = [each for each in (*self._held, *self._staged) if each.shown]
+                shown = self._shown
+                if callable(messages):
+                    messages = messages(shown)
+                    drafts = [self._storable(one) for one in messages]
                 same = 0
                 for each, message in zip(shown, messages, strict=False):
                     if each.said != fingerprints(drafts[same].items):
@@ -154,69 +179,86 @@ class Mirror(Staging):
             await self._rows.withdraw(api, dropped)
             if gone:
                 await self._delete(api, gone)
-            rest = [
-                self._again(message, draft, due)
-                for message, draft in zip(messages[same:], drafts[same:], strict=True)
-            ]
-            for each in rest:
-                self._declare(each.message, each.draft)
+            rest: list[Held] = []
+            for message, draft in zip(messages[same:], drafts[same:], strict=True):
+                rest.append(self._again(message, draft, due, rest))
+                self._declare(message, draft)
             with self._mutex:
                 self._staged += rest
                 for index, each in enumerate((*self._held, *self._staged)):
+                    self._moved = self._moved or each.archived != (index < archived)
                     each.archived = index < archived
                 last = self._written_now(patience)
                 some = [] if last is None else self._staged[: self._staged.index(last) + 1]
             try:
+                await self._keep_waiting(api, rest if last is None else _behind(rest, last))
                 if some:
                     await self._write(api, some)
-                waits = [each for each in rest if each in self._staged]
-                await self._rows.post(api, waits, self._form, self._behind())
             except BaseException:
                 with self._mutex:
                     self._staged = [each for each in self._staged if each not in rest]
+                await self._rows.withdraw(api, rest)
                 raise
+        self._use()
 
-    def _again(self, message: Any, draft: Draft, due: float) -> Held:
+    def _again(self, message: Any, draft: Draft, due: float, others: Sequence[Held]) -> Held:
         """The message as one that waits; it stays what references to it mean."""
         known = self._form.held(message)
         fresh = self._new(message, draft, due)
         if known is None or known.mirror is not self or known.face != fresh.face:
             return fresh
-        if any(known is each for each in (*self._held, *self._staged)):
+        if any(known is each for each in (*self._held, *self._staged, *others)):
             return fresh
         known.message, known.stamp, known.ids, known.once = fresh.message, None, (), ""
         known.shown, known.listed, known.due, known.number = True, False, due, None
+        known.ours = known.leaving = known.written = False
         return known
 
-    async def remove(self, api: Api, some: Sequence[Held]) -> None:
-        """Deletes messages, wherever they are."""
+    async def remove(
+        self, api: Api, chosen: Callable[[Sequence[Held]], Sequence[Held]]
+    ) -> Sequence[Held]:
+        """Deletes messages, wherever they are.
+
+        Args:
+            api: What is awaited.
+            chosen: Which of those that are there, once nobody else changes them.
+
+        Returns:
+            What was deleted, in order.
+        """
+        await self.read(api)
         async with self._alone(api):
             with self._mutex:
+                waits = chosen(self._shown)
+            if not all(each in self._staged for each in waits):
+                await self._catch_up(api)
+            with self._mutex:
+                some = chosen(self._shown)
                 dropped = [each for each in self._staged if each in some]
                 self._staged = [each for each in self._staged if each not in dropped]
                 gone = [each for each in self._held if each in some]
             await self._rows.withdraw(api, dropped)
             if gone:
                 await self._delete(api, gone)
+        return some
 
     async def clear(self, api: Api) -> None:
         """Deletes every message. A session's conversation goes as well, and its key is unbound."""
         async with self._alone(api):
             with self._mutex:
                 self._staged = []
+            self.forget()  # first: what is left if this fails is what the list tells then
             await self._rows.clear(api)
             if self._record.session is None:
                 with self._telling():
                     await self._record.clear(api)
             else:
                 await self._record.delete(api)
-            with self._mutex:
-                self._held, self._read_at, self._unsure = [], None, None
-                self.is_used = False
+            self.used_since = None
 
     async def exists(self, api: Api) -> bool:
         """Whether there is such a key."""
-        return self.is_used or await self._record.conversation_id(api) is not None
+        return self.used_since is not None or await self._record.conversation_id(api) is not None
 
     def archive(self, some: Sequence[Held]) -> None:
         """Marks messages as archived; where the active ones begin is kept at the next `keep`."""
@@ -230,17 +272,27 @@ class Mirror(Staging):
         if not self._moved or self._conversation_id is None:
             return
         async with self._alone(api):
+            await self._catch_up(api)
             if not all(each.listed for each in self._held):
                 await self._refresh(api)
+            if self._conversation_id is None:
+                return  # its session was forgotten
             with self._mutex:
                 archived = [one for each in self._held if each.archived for one in each.ids]
-            await self._record.set_archived(api, archived[-1] if archived else None)
-            self._moved = False
+                self._moved = False
+            try:
+                await self._record.set_archived(api, archived[-1] if archived else None)
+            except BaseException:
+                self._moved = True
+                raise
 
     def forget(self) -> None:
         """Forgets what is held of the conversation; what waits still waits."""
         with self._mutex:
             self._held, self._read_at, self._conversation_id = [], None, None
+            self._unsure, self._moved = None, False
+            if not self._staged:
+                self.used_since = None
 
     # --- Turns --------------------------------------------------------------------------------
 
@@ -287,6 +339,8 @@ class Mirror(Staging):
         return turn, None
 
     async def _line(self, api: Api, messages: Sequence[Any], *, is_bound: bool) -> Line | str:
+        await self._leave_lost(api, self._staged)
+        await self._catch_up(api)
         oldest = min((each.at for each in self._held), default=None)
         if self._read_at is None or (
             oldest is not None and self.hub.clock() >= oldest + ITEM_LIFETIME
@@ -329,3 +383,8 @@ class Mirror(Staging):
             self.hub.ledger.note(stamp.conversation_id, known._replace(unclaimed=()))
         await self._rows.withdraw(api, found.sent)
         return answer
+
+
+def _behind(some: Sequence[Held], last: Held) -> Sequence[Held]:
+    """Those that stand behind that one; all of them if it is not among them."""
+    return some[some.index(last) + 1 :] if last in some else some

@@ -45,6 +45,7 @@ class Mirrors:
         self._recent: OrderedDict[str, Mirror] = OrderedDict()
         self._began: dict[str, float] = {}
         self._woken = threading.Event()
+        self._sleeps_until = 0.0
         self.turns_expected = False
         """Whether a model shares the hub: only then a turn may take what a store is handed."""
 
@@ -58,8 +59,7 @@ class Mirrors:
             found = self._mirrors.get(key)
             if found is None:
                 found = self._mirrors[key] = Mirror(self._hub, key, form)
-                if key in self._began:
-                    found.is_used, found.begun = True, self._began[key]
+                found.used_since = self._began.get(key)
             self._recent[key] = found
             self._recent.move_to_end(key)
             if len(self._recent) > MOST:
@@ -99,16 +99,21 @@ class Mirrors:
         return sorted(began, key=lambda key: began[key])
 
     def _note_use(self, mirror: Mirror) -> None:
-        if mirror.is_used:
-            self._began.setdefault(mirror.key, mirror.begun)
-        else:
+        if mirror.used_since is None:
             self._began.pop(mirror.key, None)
+        else:
+            self._began[mirror.key] = mirror.used_since
 
     def watch(self, key: str) -> None:
         """Has what waits under that key be written in time, if anything does."""
         with self._mutex:
             found = self._mirrors.get(key)
-            if found is None or found.due is None or self in _WATCHED:
+            due = None if found is None else found.due
+            if due is None:
+                return
+            if self in _WATCHED:
+                if due < self._sleeps_until:
+                    self._woken.set()
                 return
             _WATCHED.add(self)
         threading.Thread(target=self._look_after, name="qwen-conv outbox", daemon=True).start()
@@ -120,7 +125,7 @@ class Mirrors:
             QwenConvError: Something could not be written; it still waits.
         """
         failed: Exception | None = None
-        for each in [*self._recent.values()]:
+        for each in self._all():
             try:
                 finish(each.flush(self._hub.sync()))
                 finish(each.keep(self._hub.sync()))
@@ -134,18 +139,23 @@ class Mirrors:
         while (due := self._due()) is not None:
             self._woken.wait(max(0.0, due - self._hub.clock()))
             self._woken.clear()
-            for each in [*self._recent.values()]:
+            for each in self._all():
                 try:
                     finish(each.flush(self._hub.sync(), only_due=True))
                 except Exception:
                     logger.exception("what waits for a turn could not be written; it still waits")
                     self._woken.wait(PATIENCE)
 
+    def _all(self) -> list[Mirror]:
+        with self._mutex:
+            return [*self._recent.values()]
+
     def _due(self) -> float | None:
         with self._mutex:
             due = [one for each in self._recent.values() if (one := each.due) is not None]
             if not due:
                 _WATCHED.discard(self)  # under the mutex: who stages now starts another thread
+            self._sleeps_until = min(due, default=0.0)
             return min(due, default=None)
 
 

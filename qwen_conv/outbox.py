@@ -19,9 +19,9 @@ from qwen_conv.registry import Outbox, Waiting
 
 logger = logging.getLogger("qwen_conv")
 
-SILENCE = 120.0
-"""Seconds after which a process elsewhere that has not touched its rows is taken for dead: twice as
-long as a message waits by default (`qwen_conv.mirrors.PATIENCE`)."""
+SILENCE = 900.0
+"""Seconds after which a process elsewhere that has not touched its rows is taken for dead: longer
+than a turn takes that sends them (the SDK waits 600 seconds for an answer)."""
 
 
 @cache
@@ -45,21 +45,44 @@ class Rows:
         self.look_at = math.inf if self._outbox is None else 0.0
         """When to look for what a killed process left, in seconds since 1970."""
 
-    async def post(self, api: Api, some: Sequence[Held], form: Form, behind: str | None) -> None:
-        """Keeps messages that wait; `behind` is the id of the conversation's last item."""
+    async def post(
+        self, api: Api, some: Sequence[Held], form: Form, behind: str | None, held: Sequence[Held]
+    ) -> None:
+        """Keeps messages that wait.
+
+        Args:
+            api: What is awaited.
+            some: The messages.
+            form: Writes them.
+            behind: The id of the conversation's last item.
+            held: What the conversation holds: where that item is not found again, it is told by
+                how often the same was said before whether a message was written.
+        """
         if self._outbox is None or not some:
             return
-        data = [{"message": form.to_json(each.message), "behind": behind} for each in some]
+        data = [
+            {
+                "message": form.to_json(each.message),
+                "behind": behind,
+                "before": sum(one.said == each.said for one in held),
+            }
+            for each in some
+        ]
         numbers = await api.ask(self._outbox.post, self._session, owner(os.getpid()), data)
         for each, number in zip(some, numbers, strict=True):
             each.number = number
 
-    async def renew(self, api: Api, some: Sequence[Held]) -> bool:
-        """Whether the messages are still ours to write, and for a while from now."""
+    async def lost(self, api: Api, some: Sequence[Held]) -> list[Held]:
+        """Which of the messages are another process's to write; the others are ours for a while."""
         numbers = [each.number for each in some if each.number is not None]
+        mine = owner(os.getpid())
         if self._outbox is None or not numbers:
-            return True
-        return await api.ask(self._outbox.renew, self._session, owner(os.getpid()), numbers)
+            return []
+        if await api.ask(self._outbox.renew, self._session, mine, numbers):
+            return []
+        rows = await api.ask(self._outbox.waiting, self._session)
+        still = {row.number for row in rows if row.owner == mine}
+        return [each for each in some if each.number is not None and each.number not in still]
 
     async def withdraw(self, api: Api, some: Sequence[Held]) -> None:
         """Forgets messages that wait no more.
@@ -83,30 +106,30 @@ class Rows:
 
     async def left(self, api: Api) -> list[Waiting]:
         """What others left who are dead: ours from now on, in order."""
-        self.look_at = math.inf
         if self._outbox is None:
+            self.look_at = math.inf
             return []
         mine, now = owner(os.getpid()), time.time()
         rows = await api.ask(self._outbox.waiting, self._session)
-        others = {row.owner for row in rows} - {mine}
-        if not others:
-            return []
-        all_dead = all(map(_is_dead, others))
-        if not all_dead:
-            self.look_at = now + SILENCE
-        before = now if all_dead else now - SILENCE
-        return await api.ask(self._outbox.take_over, self._session, mine, before)
+        lives = [_lives(other) for other in {row.owner for row in rows} - {mine}]
+        all_dead = all(one is False for one in lives)
+        found: list[Waiting] = []
+        if lives and True not in lives:
+            before = now if all_dead else now - SILENCE
+            found = await api.ask(self._outbox.take_over, self._session, mine, before)
+        self.look_at = math.inf if all_dead else now + SILENCE
+        return found
 
 
-def _is_dead(other: str) -> bool:
-    """Whether a process of this machine is gone; of another machine nothing is known."""
+def _lives(other: str) -> bool | None:
+    """Whether a process of this machine is there; of another machine nothing is known."""
     host, process, _ = other.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
+    if host != socket.gethostname() or os.name == "nt":  # there, `kill` would end it
+        return None
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
-        return True
-    except OSError:
         return False
-    return False
+    except OSError:
+        pass  # it is somebody else's
+    return True

@@ -12,15 +12,24 @@ from typing import Any, Literal, cast
 from qwen_conv.api import Api
 from qwen_conv.decision import Known, LocalList
 from qwen_conv.errors import ConversationNotFoundError
-from qwen_conv.flows import changing
+from qwen_conv.flows import read, remove
 from qwen_conv.held import Form, Held, aligned
 from qwen_conv.hub import QwenConversations
+from qwen_conv.items import (
+    Fingerprint,
+    FunctionOutput,
+    Item,
+    Message,
+    fingerprints,
+    said_together,
+)
 from qwen_conv.kept import Kept
 from qwen_conv.limits import is_conversation_id
 from qwen_conv.locks import Holder
 from qwen_conv.outbox import Rows
 from qwen_conv.record import Draft, Record
-from qwen_conv.turns import settle_doubt, tell_way_out
+from qwen_conv.registry import Waiting
+from qwen_conv.turns import tell_way_out
 
 logger = logging.getLogger("qwen_conv")
 
@@ -56,15 +65,15 @@ class Reflection:
         self._conversation_id: str | None = None
         self._read_at: float | None = None
         self._stale = False
-        self._unsure: list[Held] | None = None
-        """What was held when a writing failed of which it is not known how far it came."""
+        self._unsure: tuple[list[Held], list[Held]] | None = None
+        """What was held when a writing failed of which it is not known how far it came, and what
+        it was to write."""
         self._turn: Holder | None = None
         self._moved = False
         """Whether messages were archived since that was written down."""
         self._told_lost: set[str] = set()
-        self.is_used = False
-        """Whether it was handed messages: an emptied key is still one."""
-        self.begun = hub.clock()
+        self.used_since: float | None = None
+        """When it was first handed messages, in seconds since 1970: an emptied key is still one."""
 
     @property
     def name(self) -> str:
@@ -96,23 +105,42 @@ class Reflection:
                 if not self._is_fresh(freshness):
                     await self._refresh(api)
         with self._mutex:
-            return [each for each in (*self._held, *self._staged) if each.shown]
+            return self._shown
+
+    @property
+    def _shown(self) -> list[Held]:
+        return [each for each in (*self._held, *self._staged) if each.shown]
 
     def _is_fresh(self, freshness: Freshness) -> bool:
-        if self._read_at is None or time.time() >= self._rows.look_at:
+        if self._read_at is None or self._unsure or time.time() >= self._rows.look_at:
             return False
         if freshness in {"owned", "turn"}:
             return freshness == "owned" or not self._stale
         return self.hub.clock() < self._read_at + cast("float", freshness)
+
+    async def _catch_up(self, api: Api) -> None:
+        """Has what is held be what was left of it, if that is not known; the caller is alone.
+
+        A writing or a turn may have failed of which it is not known how far it came, and the
+        session may be another conversation by now.
+        """
+        conversation_id = await self._record.conversation_id(api)
+        moved = conversation_id != self._conversation_id and self._conversation_id is not None
+        if moved or self._unsure or (self._read_at is None and conversation_id is not None):
+            await self._refresh(api)
+        elif conversation_id is not None:
+            await self._settle(api, conversation_id)
 
     async def _refresh(self, api: Api) -> None:
         """Reads what came since the last reading, or everything."""
         conversation_id = await self._record.conversation_id(api)
         kept: list[Kept] = []
         archived: str | None = None
+        before = Known()
         if conversation_id is not None:
             with self._telling():
                 await self._settle(api, conversation_id)
+                before = self.hub.ledger.of(conversation_id)
                 kept = await self._record.read(api)
                 if kept and self._read_at is None:
                     archived = await self._record.archived(api)
@@ -121,6 +149,12 @@ class Reflection:
                 self._held, self._conversation_id = [], conversation_id
             known = {id(each) for each in self._held}
             self._held = aligned(self._held, kept, self._from_kept, self.hub.clock())
+            if (unsure := self._unsure) is not None:
+                self._unsure = None
+                self._recognise(unsure[1], unsure[0])
+                # It is known now how far that came: the same put again is meant anew.
+                failed = self.hub.ledger.unfinished.get(conversation_id or "", {})
+                failed.pop(tuple(each.said for each in unsure[1]), None)
             self._archive_upto(archived)
             if gone := len(known - {id(each) for each in self._held}):
                 logger.warning(
@@ -131,7 +165,7 @@ class Reflection:
                 )
             if conversation_id is not None:
                 self._read_at, self._stale = self.hub.clock(), False
-                self._note_end()
+                self._note_end(before)
         if time.time() >= self._rows.look_at:
             await self._restore(api)
 
@@ -150,20 +184,20 @@ class Reflection:
         draft = self._form.draft(message) if draft is None else draft
         return Held(self, self._form.copied(message), draft, self._form.face(message), due=due)
 
-    def _note_end(self) -> None:
-        """Has the ledger know what the conversation ends with."""
+    def _note_end(self, before: Known) -> None:
+        """Has the ledger know what the conversation ends with, if it knows no more than before."""
         if self._conversation_id is None:
             return
-        known = self.hub.ledger.of(self._conversation_id)
         last = self._held[-1] if self._held else None
         head: tuple[str, ...] = ()
         if last is not None:
             head = last.stamp.ids if last.stamp else last.ids[-1:]
         since = min((each.at for each in self._held), default=self.hub.clock())
         proof = self._list(self._held).proof(since)
-        self.hub.ledger.note(
+        self.hub.ledger.note_unless_changed(
             self._conversation_id,
-            Known(exists=True, empty=last is None, head=head, proof=proof, doubt=known.doubt),
+            before,
+            Known(exists=True, empty=last is None, head=head, proof=proof, doubt=before.doubt),
         )
 
     @staticmethod
@@ -182,14 +216,38 @@ class Reflection:
         return self._held[-1].ids[-1] if self._held[-1].ids else None
 
     async def _settle(self, api: Api, conversation_id: str) -> None:
-        """Takes back what a turn may have left whose reply was lost: it still waits here."""
-        if self.hub.ledger.of(conversation_id).doubt is not None:
-            async with changing(api, conversation_id):
-                waits = self._list(self._staged or self._held)
-                await settle_doubt(api, waits, conversation_id)
+        """Takes back what a turn may have left whose reply was lost.
+
+        What it sent still waits here, or was taken out of the history since.
+        """
+        if self.hub.ledger.of(conversation_id).doubt is None:
+            return
+        holder = await api.lock(conversation_id)
+        try:
+            if (doubt := self.hub.ledger.of(conversation_id).doubt) is None:
+                return
+            kept = await self._record.read(api)
+            # Everything is read: the item to read behind need not be there, nor under that id.
+            items: Sequence[Item] = await read(api, conversation_id)
+            with self._mutex:
+                # Only what is not held already can be what the turn left.
+                aligned(self._held, kept, self._from_kept, self.hub.clock())
+                known = {one for each in self._held for one in each.ids}
+            ids = [one.id for one in items]
+            behind = ids.index(doubt.behind) + 1 if doubt.behind in ids else 0
+            strange = [one for one in items[behind:] if one.id not in known]
+            runs = (_left(strange[start:], doubt.sent) for start in range(len(strange)))
+            await remove(api, conversation_id, reversed(next(filter(None, runs), ())))
+            self.hub.ledger.forget_end(conversation_id)
+        finally:
+            holder.release()
 
     def _recognise(self, some: Sequence[Held], before: Sequence[Held]) -> None:
-        """Takes what waits for written that is listed behind what was held before."""
+        """Takes what was to be written for written that is listed behind what was held before.
+
+        What does not wait any more, for whoever put it was told that it failed, is as if a turn had
+        stored it: it is claimed by being put again, or taken out.
+        """
         with self._mutex:
             old = {id(each) for each in before}
             fresh = [each for each in self._held if id(each) not in old and not each.ours]
@@ -201,8 +259,9 @@ class Reflection:
                 each.stamp, each.ids, each.at = match.stamp, match.ids, match.at
                 each.listed = each.ours = True
                 each.once = match.once
+                each.shown = each in self._staged
                 self._held[self._held.index(match)] = each
-                self._staged.remove(each)
+                self._staged = [one for one in self._staged if one is not each]
 
     async def _restore(self, api: Api) -> None:
         """Takes up what a process left that was killed: it waits, or was written after all."""
@@ -212,11 +271,16 @@ class Reflection:
             each.number = row.number
             with self._mutex:
                 self._staged.append(each)
-                behind = row.data["behind"]
-                place = next((n for n, one in enumerate(self._held) if behind in one.ids), -1)
-                self._recognise([each], self._held[: place + 1])
+                self._recognise([each], self._held[: self._place(row, each) + 1])
             if each not in self._staged:
                 await self._rows.withdraw(api, [each])
+
+    def _place(self, row: Waiting, each: Held) -> int:
+        """Where the last message is that was held when this one was put; -1 if none was."""
+        behind = row.data["behind"]
+        found = [n for n, one in enumerate(self._held) if behind in one.ids]
+        same = [n for n, one in enumerate(self._held) if one.said == each.said]
+        return next(iter([*found, *reversed(same[: row.data["before"]])]), -1)
 
     @asynccontextmanager
     async def _alone(self, api: Api) -> AsyncIterator[None]:
@@ -233,3 +297,22 @@ class Reflection:
         except ConversationNotFoundError as error:
             tell_way_out(error, self._record.session)
             raise
+
+
+def _left(items: Sequence[Item], sent: tuple[Fingerprint, ...]) -> Sequence[Item]:
+    """What a turn left that sent this, of the items behind those that it found.
+
+    That is one answer at most: what stands behind it may be what others wrote since.
+    """
+    count = next((n for n in range(1, len(items) + 1) if fingerprints(items[:n]) == sent), None)
+    if count is None:
+        return ()
+    answer = next(said_together(items[count:]), ())
+    return (*items[:count], *(answer if all(map(_is_output, answer)) else ()))
+
+
+def _is_output(item: Item) -> bool:
+    """Whether a model made the item."""
+    if isinstance(item, Message):
+        return item.role == "assistant"
+    return not isinstance(item, FunctionOutput)

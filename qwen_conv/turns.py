@@ -55,7 +55,7 @@ logger = logging.getLogger("qwen_conv")
 
 Decision = Literal["attached", "stateless", "chained", "rebased"]
 
-_NOT_RUN = (
+NOT_RUN = (
     UsageError,
     RequestRefusedError,
     NotFoundError,
@@ -206,7 +206,7 @@ class Turn:
     ) -> None:
         if error is not None:
             blacken(error, self.hub.secret)
-        refused = isinstance(error, _NOT_RUN) and not self.begun
+        refused = isinstance(error, NOT_RUN) and not self.begun
         if self.conversation_id and self.in_flight and not self.ended and not refused:
             self._doubt(self.conversation_id)
         self.release(error)

@@ -9,6 +9,7 @@ from conftest import MODEL, always, another_process, asked, said
 from llama import scripted
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.types import PydanticProgramMode
 from llama_llm import COMPLETIONS, NOW, WAYS, WEATHER, calls_of
 from pydantic import BaseModel
 
@@ -438,6 +439,19 @@ def test_a_prompt_never_reaches_the_conversation(server, bound, name):
     assert sent(server)[-1] == ("Is it?", conversation_of(bound))
 
 
+@pytest.mark.parametrize("name", [name for name in PROMPTS if "structured" in name])
+def test_nor_does_one_whose_answer_is_parsed(server, bound, name):
+    dialog(WAYS["chat"], bound, ["The sky is blue."])
+    before = said(server, conversation_of(bound))
+    server.script = always('{"name": "Alice"}')
+    args, kwargs = PROMPTS[name]
+    parsing = bound.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
+    drained(parsing, name, *args, **kwargs)
+    assert "tools" not in server.requests[-1].body
+    assert server.requests[-1].body["store"] is False
+    assert said(server, conversation_of(bound)) == before
+
+
 def test_nor_does_a_structured_llm_with_the_messages_of_the_conversation(ask, server, bound):
     messages = dialog(ask, bound, ["My name is Alice."])
     before = said(server, conversation_of(bound))
@@ -491,3 +505,27 @@ def test_a_store_that_is_opened_later_shows_what_was_said(ask, server, hub):
     server.requests.clear()
     dialog(ask, llm, ["go on"], messages)
     assert [question for question, _ in sent(server)] == ["go on"]
+
+
+def test_a_system_message_that_a_store_holds_is_sent_by_the_conversation_alone(ask, server, hub):
+    store = QwenConvChatStore(conversations=hub)
+    models = llm_on(hub), llm_on(hub, session_id="alice")
+    for message in (SYSTEM, ChatMessage("hi")):
+        store.add_message("alice", message)
+    rules = ChatMessage("Be kind.", role="system")
+    for llm in models:
+        answer = ask(llm, [rules, *store.get_messages("alice")])
+        store.add_message("alice", answer.message)
+        store.add_message("alice", ChatMessage("go on"))
+        assert answer.additional_kwargs["decision"] == "attached"
+        assert server.requests[-1].body["instructions"] == "Be kind."
+
+
+def test_a_list_that_a_store_gave_and_a_database_kept_goes_on(ask, server, hub):
+    store = QwenConvChatStore(conversations=hub)
+    llm = llm_on(hub, session_id="alice")
+    store.add_message("alice", ChatMessage("The sky is blue."))
+    store.add_message("alice", ask(llm, store.get_messages("alice")).message)
+    messages = dialog(ask, llm, ["go on"], dumped(store.get_messages("alice")))
+    assert sent(server)[-1] == ("go on", conversation_of(llm))
+    assert said(server, conversation_of(llm)) == spoken(messages)

@@ -213,6 +213,17 @@ def test_a_turn_of_a_conversation_is_sent_once_however_it_fails(ask):
     assert len(attempts) == 1
 
 
+def test_what_failed_after_it_had_begun_is_not_sent_again(pieces_of):
+    # A refusal of that kind is mended and sent again, as long as nothing was passed on.
+    failing = [Say("Hello there"), Fail("No tool output found for function call x.", after=1)]
+    with OfflineServer(always(failing)) as server:
+        received = []
+        with pytest.raises(errors.QwenConvError):
+            _collected(llm_at(server, session_id="alice"), pieces_of, received)
+        assert received == ["Hello"]
+        assert asked(server).count("POST /responses") == 1
+
+
 def test_a_failed_turn_has_the_next_one_look(ask, server, hub):
     llm = QwenConv(model=MODEL, conversations=hub, session_id="alice")
     messages = [ChatMessage("one")]
