@@ -202,6 +202,7 @@ class OnConversations(OnHub):
             messages.insert(index, message)
             return messages
 
+        await self._held(api, mirror)
         await mirror.set(api, inserted, patience=self._patience)
 
     async def _delete_at(self, api: Api, mirror: Mirror, index: int) -> ChatMessage | None:

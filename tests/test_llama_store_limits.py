@@ -253,6 +253,23 @@ def test_what_another_process_deleted_is_not_shown_any_more(server, two, freshne
     assert said(server, place(here.hub)) == ["assistant: two", "user: three"]
 
 
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_a_place_is_counted_among_what_others_wrote_too(server, hub, way):
+    here = Driven(way, conversations=hub, freshness=0)
+    here.set_messages("alice", [user("one"), assistant("two")])
+    there = QwenConvChatStore(conversations=another_process(server, registry=hub.registry))
+    there.add_message("alice", assistant("three"))
+    here.add_message("alice", user("inserted"), -1)
+    assert here.delete_message("alice", 0) == user("one")
+    assert texts(here.get_messages("alice")) == ["two", "inserted", "three"]
+    here.flush()
+    assert [line.split(": ")[1] for line in said(server, place(hub))] == [
+        "two",
+        "inserted",
+        "three",
+    ]
+
+
 def test_what_waits_is_shown_behind_what_others_wrote_since(server):
     hub = hub_of("beside a model", server)
     here = QwenConvChatStore(conversations=hub, freshness=0)
