@@ -488,9 +488,9 @@ def _tool_to_wire(tool: BaseTool | dict[str, Any]) -> dict[str, Any]:
         written = written_tool(tool)
         if written is None:
             raise UsageError(
-                f"The tool {tool!r} is in a form that the service does not take: pass one of "
-                'LlamaIndex\'s tools, {"type": "function", "name": ..., "parameters": ...}, or one '
-                'of the service\'s own, as {"type": "web_search"}.'
+                f"A tool of type {tool.get('type')!r} is in a form that the service does not take: "
+                'pass one of LlamaIndex\'s tools, {"type": "function", "name": ..., "parameters": '
+                '...}, or one of the service\'s own, as {"type": "web_search"}.'
             )
         return written
     return checked_function(tool.metadata.to_openai_tool(skip_length_check=True)["function"])

@@ -35,6 +35,8 @@ class Held:
             wrote it, for listed items have no date.
         shown: Whether the store was handed it, or read it; else a turn has stored it and nobody
             claimed it yet.
+        claimable: Whether a turn has stored it and no store was handed it yet: it is then what the
+            store is handed next, if that says the same.
         leaving: Whether it is being deleted: then nobody can claim it any more.
         ours: Whether this process wrote it.
         listed: Whether it was found in the conversation's list.
@@ -53,6 +55,7 @@ class Held:
     ids: tuple[str, ...] = ()
     at: float = 0.0
     shown: bool = True
+    claimable: bool = False
     leaving: bool = False
     ours: bool = False
     listed: bool = False

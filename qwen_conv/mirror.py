@@ -79,7 +79,7 @@ class Mirror(Staging):
             with self._mutex:
                 self._staged = [each for each in self._staged if each not in fresh]
                 for each in claimed:
-                    each.shown = False
+                    each.shown, each.claimable = False, True
             await self._rows.withdraw(api, fresh)
             raise
         self._use()
@@ -117,14 +117,14 @@ class Mirror(Staging):
         Unless the message says so itself, what the history goes on behind is not meant by it.
         """
         known = self._form.held(message)
-        unclaimed = [each for each in self._held if not (each.shown or each.leaving)]
-        ends = trailing(self._held, lambda each: not each.shown) if not self._staged else 0
+        unclaimed = [each for each in self._held if each.claimable and not each.leaving]
+        ends = trailing(self._held, lambda each: each.claimable) if not self._staged else 0
         at_end = self._held[len(self._held) - ends :]
         for each in sorted(unclaimed, key=lambda one: one is not known):
             if each is not known and each not in at_end:
                 continue
             if each.is_claimed_by(draft.items):
-                each.shown = True
+                each.shown, each.claimable = True, False
                 each.message, each.face = self._form.copied(message), self._form.face(message)
                 return each
         return None
@@ -211,7 +211,7 @@ class Mirror(Staging):
             return fresh
         known.message, known.stamp, known.ids, known.once = fresh.message, None, (), ""
         known.shown, known.listed, known.due, known.number = True, False, due, None
-        known.ours = known.leaving = known.written = False
+        known.ours = known.leaving = known.written = known.claimable = False
         return known
 
     async def remove(
@@ -370,10 +370,12 @@ class Mirror(Staging):
         if stamp is None:
             return None
         answer = self._new(message, Draft(tuple(said)))
-        answer.stamp, answer.ids, answer.shown = stamp, stamp.item_ids, False
+        answer.stamp, answer.ids = stamp, stamp.item_ids
+        # Whoever asked without a store's knowing need not tell it what was answered either.
+        by_itself = any(not each.results for each in found.new)
         with self._mutex:
-            for each in found.new:
-                each.shown = False
+            for each in (*found.new, answer):
+                each.shown, each.claimable = by_itself, True
             for each in (*found.sent, answer):
                 each.at, each.ours = stamp.at, True
             self._conversation_id = stamp.conversation_id

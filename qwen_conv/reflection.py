@@ -260,6 +260,7 @@ class Reflection:
                 each.listed = each.ours = True
                 each.once = match.once
                 each.shown = each in self._staged
+                each.claimable = not each.shown
                 self._held[self._held.index(match)] = each
                 self._staged = [one for one in self._staged if one is not each]
 

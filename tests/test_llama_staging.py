@@ -526,3 +526,24 @@ def test_sessions_beyond_what_is_kept_are_read_anew_and_nothing_is_lost(
     for key in keys:
         assert [line[:4] for line in said(server, conversation(hub, key))] == ["user", "assi"] * 2
     assert QwenConvChatStore(conversations=hub).get_keys() == keys
+
+
+def test_a_turn_of_a_bound_llm_that_no_store_was_told_of_stays_in_the_history(hub, server, kind):
+    memory = memory_on(hub, kind)
+    assert shown(memory) == []
+    answer = llm_on(hub, session_id=KEY).chat([user("One?")]).message
+    assert shown(memory) == ["One?", answer.content]
+    memory.put(user("Two?"))
+    hub.close()
+    assert held(server, hub) == ["user: One?", f"assistant: {answer.content}", "user: Two?"]
+
+
+def test_a_turn_of_a_bound_llm_that_a_store_is_told_of_later_is_there_once(hub, server, kind):
+    memory = memory_on(hub, kind)
+    assert shown(memory) == []
+    answer = llm_on(hub, session_id=KEY).chat([user("One?")]).message
+    memory.put(user("One?"))
+    memory.put(assistant(answer.content))  # made anew, as engines do
+    hub.close()
+    assert held(server, hub) == ["user: One?", f"assistant: {answer.content}"]
+    assert shown(memory) == ["One?", answer.content]
