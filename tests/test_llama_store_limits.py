@@ -260,6 +260,8 @@ def test_a_place_is_counted_among_what_others_wrote_too(server, hub, way):
     there = QwenConvChatStore(conversations=another_process(server, registry=hub.registry))
     there.add_message("alice", assistant("three"))
     here.add_message("alice", user("inserted"), -1)
+    there.add_message("alice", assistant("four"))
+    assert here.delete_message("alice", -1) == assistant("four")
     assert here.delete_message("alice", 0) == user("one")
     assert texts(here.get_messages("alice")) == ["two", "inserted", "three"]
     here.flush()
