@@ -261,6 +261,8 @@ def line(
     start = _start(messages, order, form, is_bound=is_bound)
     if start is None:
         return "it does not begin with a message of the conversation"
+    if not all(each.shown for each in order[:start]):
+        return "an answer that no store was handed stands before it"
     new: list[Held] = []
     for index, message in enumerate(messages, start):
         if index >= len(order):

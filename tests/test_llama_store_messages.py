@@ -45,7 +45,7 @@ from llamaindex_qwen_conv import QwenConv, QwenConvAsyncChatStore, QwenConvChatS
 from qwen_conv import errors
 from qwen_conv.encodings import is_sealed
 from qwen_conv.items import from_wire
-from qwen_conv.offline import OfflineServer
+from qwen_conv.offline import CallTool, OfflineServer
 
 
 @pytest.fixture(scope="module")
@@ -448,3 +448,22 @@ def test_it_is_not_left_before_a_turn_of_a_memory_that_shows_only_its_end(server
     store.add_message("alice", llm.chat(store.get_messages("alice")[-1:]).message)
     expected = ["user: Is it sunny?", "user: Is it warm?", "assistant: yes"]
     assert both(server, store) == (expected, expected)
+
+
+def test_a_call_that_nobody_was_handed_goes_with_what_a_turn_told_it(server):
+    """A turn that goes on behind an unanswered call has to tell it that it was not executed."""
+    hub = hub_of("beside a model", server)
+    store, llm = QwenConvChatStore(conversations=hub), QwenConv(model=MODEL, conversations=hub)
+    server.script = lambda _context, _request: CallTool("weather", {"city": "Rome"}, "c1")
+    store.add_message("alice", user("Is it sunny?"))
+    llm.chat(store.get_messages("alice"))
+    server.script = lambda _context, _request: "yes"
+    store.add_message("alice", user("Is it warm?"))
+    store.add_message("alice", llm.chat(store.get_messages("alice")[-1:]).message)
+    expected = ["user: Is it sunny?", "user: Is it warm?", "assistant: yes"]
+    assert both(server, store) == (expected, expected)
+    assert len(server.items(place(hub))) == 3
+    store.add_message("alice", user("Is it late?"))
+    store.add_message("alice", llm.chat(store.get_messages("alice")).message)
+    assert len(both(server, store)[0]) == 5
+    hub.close()
