@@ -16,6 +16,7 @@ from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
 from qwen_conv.ledger import Ledger
 from qwen_conv.locks import TurnLocks
+from qwen_conv.mirrors import Mirrors
 from qwen_conv.offline import OfflineServer
 from qwen_conv.registry import MemoryRegistry
 
@@ -27,11 +28,20 @@ Take = Callable[..., AIMessage]
 
 
 @pytest.fixture(autouse=True)
-def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test knows nothing of another, whose server may have had the same port."""
+def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test knows nothing of another, whose server may have had the same port.
+
+    What still waits for a turn when it is over is dropped: nobody is there to send it to.
+    """
     monkeypatch.setattr("qwen_conv.hub.PROCESS_REGISTRY", MemoryRegistry())
     monkeypatch.setattr("qwen_conv.hub.PROCESS_LEDGER", Ledger())
-    monkeypatch.setattr("qwen_conv.mirrors._WATCHED", set())
+    watched: set[Mirrors] = set()
+    monkeypatch.setattr("qwen_conv.mirrors._WATCHED", watched)
+    yield
+    for mirrors in [*watched]:
+        for mirror in mirrors._all():
+            mirror._staged = []
+        mirrors._woken.set()
 
 
 @pytest.fixture(autouse=True)
