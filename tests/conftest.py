@@ -51,6 +51,7 @@ def _closed_loop() -> Iterator[None]:
     asyncio.set_event_loop(loop)
     yield
     asyncio.set_event_loop(None)
+    loop.run_until_complete(loop.shutdown_asyncgens())  # which closes the hub's client of the loop
     loop.close()
 
 
