@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -27,12 +26,14 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 
 from llamaindex_qwen_conv import messages as mapping
+from llamaindex_qwen_conv.answers import as_objects, completion
 from llamaindex_qwen_conv.on_hub import OnHub
-from llamaindex_qwen_conv.references import FORM, referring
-from qwen_conv.api import Api, AsyncApi, SyncApi, finish
-from qwen_conv.decision import Entry, LocalList, OnDivergence
-from qwen_conv.errors import DivergedError, Failure, ServiceFailedError, UsageError
-from qwen_conv.held import Held, Line
+from llamaindex_qwen_conv.references import FORM
+from llamaindex_qwen_conv.tools import arguments_of_call, tool_to_wire
+from llamaindex_qwen_conv.turns import Asked, apieces, as_held, local_list, pieces, taken
+from qwen_conv.api import finish
+from qwen_conv.decision import OnDivergence
+from qwen_conv.errors import UsageError
 from qwen_conv.limits import (
     SAMPLING,
     checked_conversation_id,
@@ -43,20 +44,13 @@ from qwen_conv.limits import (
 )
 from qwen_conv.models import model_of
 from qwen_conv.pairing import OnUnansweredCall
-from qwen_conv.record import Draft
 from qwen_conv.settings import settings_to_wire
-from qwen_conv.stamps import Stamp
-from qwen_conv.tools import arguments_of, checked_function, written_tool
+from qwen_conv.turns import TurnRequest
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
-    from qwen_conv.items import Item
     from qwen_conv.mirror import Mirror
-    from qwen_conv.responses import Reading
-    from qwen_conv.turns import Outcome, Turn, TurnRequest
-
-logger = logging.getLogger("qwen_conv")
 
 CONTEXT_WINDOW = 131_072
 """Tokens that a model is taken to read if it is not in `qwen_conv.models`: of those that the
@@ -82,20 +76,6 @@ _PER_CALL = frozenset(
     }
 )
 """What a single call may say, besides its messages."""
-
-
-class Asked(NamedTuple):
-    """What a call asks for: the turn as it is taken on no conversation, and where it may belong."""
-
-    request: TurnRequest
-    messages: Sequence[ChatMessage]
-    mirror: Mirror | None
-    bound_to: str | None
-
-    @property
-    def one_call(self) -> bool:
-        """Whether an answer that no conversation holds is to call one tool at most."""
-        return self.request.settings.get("parallel_tool_calls") is False
 
 
 class QwenConv(OnHub, FunctionCallingLLM):
@@ -249,8 +229,6 @@ class QwenConv(OnHub, FunctionCallingLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt, on no conversation."""
-        from llamaindex_qwen_conv.answers import completion
-
         return completion(self._chat(self._prompt(prompt, formatted), kwargs, is_prompt=True))
 
     @llm_completion_callback()
@@ -258,8 +236,6 @@ class QwenConv(OnHub, FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """`complete`, leaving the event loop free."""
-        from llamaindex_qwen_conv.answers import completion
-
         messages = self._prompt(prompt, formatted)
         return completion(await self._achat(messages, kwargs, is_prompt=True))
 
@@ -283,33 +259,33 @@ class QwenConv(OnHub, FunctionCallingLLM):
         text = prompt if formatted else cast("Any", self.completion_to_prompt)(prompt)
         return [ChatMessage(role=MessageRole.USER, content=text)]
 
-    # --- One turn; what it needs is imported by the first one -----------------------------------
+    # --- One turn -----------------------------------------------------------------------------
 
     def _chat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, is_prompt: bool = False
     ) -> ChatResponse:
         asked = self._asked(messages, kwargs, is_prompt=is_prompt)
-        return finish(_taken(self._hub.sync(*self._limits(kwargs)), asked))
+        return finish(taken(self._hub.sync(*self._limits(kwargs)), asked))
 
     async def _achat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, is_prompt: bool = False
     ) -> ChatResponse:
         asked = self._asked(messages, kwargs, is_prompt=is_prompt)
-        return await _taken(self._hub.tasks(*self._limits(kwargs)), asked)
+        return await taken(self._hub.tasks(*self._limits(kwargs)), asked)
 
     def _stream_chat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, is_prompt: bool = False
     ) -> ChatResponseGen:
         asked = self._asked(messages, kwargs, stream=True, is_prompt=is_prompt)
-        pieces = _pieces(self._hub.sync(*self._limits(kwargs)), asked)
-        return self._object(pieces) if self._makes_objects and kwargs.get("tools") else pieces
+        answers = pieces(self._hub.sync(*self._limits(kwargs)), asked)
+        return self._object(answers) if self._makes_objects and kwargs.get("tools") else answers
 
     def _astream_chat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, is_prompt: bool = False
     ) -> ChatResponseAsyncGen:
         asked = self._asked(messages, kwargs, stream=True, is_prompt=is_prompt)
-        pieces = _apieces(self._hub.tasks(*self._limits(kwargs)), asked)
-        return self._aobject(pieces) if self._makes_objects and kwargs.get("tools") else pieces
+        answers = apieces(self._hub.tasks(*self._limits(kwargs)), asked)
+        return self._aobject(answers) if self._makes_objects and kwargs.get("tools") else answers
 
     def _asked(
         self,
@@ -324,8 +300,6 @@ class QwenConv(OnHub, FunctionCallingLLM):
         Raises:
             UsageError: Something of it cannot work.
         """
-        from qwen_conv.turns import TurnRequest
-
         if unknown := kwargs.keys() - _PER_CALL:
             raise UsageError(
                 f"QwenConv has no parameter {', '.join(map(repr, sorted(unknown)))}. The service "
@@ -348,7 +322,7 @@ class QwenConv(OnHub, FunctionCallingLLM):
         bound_to = None if is_prompt else self.conversation_id or self.session_id
         selects = bound_to is not None and mirror is None
         request = TurnRequest(
-            _local(rest, model),
+            local_list(rest, model),
             model,
             checked_text(instructions, "the system prompt") or None,
             settings,
@@ -357,7 +331,7 @@ class QwenConv(OnHub, FunctionCallingLLM):
             self.session_id if selects else None,
             None,
             self.on_divergence,
-            _as_held,
+            as_held,
             self.on_unanswered_call,
         )
         return Asked(request, rest, mirror, bound_to)
@@ -385,7 +359,7 @@ class QwenConv(OnHub, FunctionCallingLLM):
             max_tokens=kwargs.get("max_tokens", self.max_tokens),
             reasoning_effort=kwargs.get("reasoning_effort", self.reasoning_effort),
             enable_thinking=kwargs.get("enable_thinking", self.enable_thinking),
-            tools=[_tool_to_wire(tool) for tool in kwargs.get("tools") or ()],
+            tools=[tool_to_wire(tool) for tool in kwargs.get("tools") or ()],
             tool_choice=kwargs.get("tool_choice"),
             parallel_tool_calls=kwargs.get("parallel_tool_calls"),
         )
@@ -405,20 +379,18 @@ class QwenConv(OnHub, FunctionCallingLLM):
         copy._makes_objects = makes_objects  # noqa: SLF001
         return copy
 
-    def _object(self, pieces: ChatResponseGen) -> ChatResponseGen:
+    def _object(self, answers: ChatResponseGen) -> ChatResponseGen:
         """The object that a stream is: a call's arguments are shown whole, or not at all."""
-        with closing(pieces):
-            *_, last = pieces
+        with closing(answers):
+            *_, last = answers
         yield self._as_objects(last)
 
-    async def _aobject(self, pieces: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
-        async with aclosing(pieces):
-            *_, last = [piece async for piece in pieces]
+    async def _aobject(self, answers: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
+        async with aclosing(answers):
+            *_, last = [piece async for piece in answers]
         yield self._as_objects(last)
 
     def _as_objects(self, answer: ChatResponse) -> ChatResponse:
-        from llamaindex_qwen_conv.answers import as_objects
-
         self.get_tool_calls_from_response(answer)  # LlamaIndex would pass over what is wrong there
         return as_objects(answer)
 
@@ -450,7 +422,7 @@ class QwenConv(OnHub, FunctionCallingLLM):
             **kwargs,
         }
         if tools:
-            prepared["tools"] = [_tool_to_wire(tool) for tool in tools]
+            prepared["tools"] = [tool_to_wire(tool) for tool in tools]
             if tool_choice or tool_required or self._makes_objects:
                 prepared["tool_choice"] = tool_choice or "required"
             if not allow_parallel_tool_calls:
@@ -476,180 +448,18 @@ class QwenConv(OnHub, FunctionCallingLLM):
             ToolSelection(
                 tool_id=block.tool_call_id or "",
                 tool_name=block.tool_name,
-                tool_kwargs=_arguments(block),
+                tool_kwargs=arguments_of_call(block),
             )
             for block in blocks
         ]
 
 
-def _tool_to_wire(tool: BaseTool | dict[str, Any]) -> dict[str, Any]:
-    """A tool in the flat form of the Responses API, whether it is LlamaIndex's or written so."""
-    if isinstance(tool, dict):
-        written = written_tool(tool)
-        if written is None:
-            raise UsageError(
-                f"A tool of type {tool.get('type')!r} is in a form that the service does not take: "
-                'pass one of LlamaIndex\'s tools, {"type": "function", "name": ..., "parameters": '
-                '...}, or one of the service\'s own, as {"type": "web_search"}.'
-            )
-        return written
-    return checked_function(tool.metadata.to_openai_tool(skip_length_check=True)["function"])
-
-
-def _arguments(block: ToolCallBlock) -> dict[str, Any]:
-    given = block.tool_kwargs
-    arguments = arguments_of(given) if isinstance(given, str) else given
-    if arguments is None:
-        raise ServiceFailedError(
-            Failure(
-                f"The model's call of {block.tool_name!r} has arguments that are no JSON object, "
-                "or were cut: it is not run"
-            )
-        )
-    return arguments
-
-
-def _local(messages: Sequence[ChatMessage], model: str) -> LocalList:
-    return LocalList(
-        messages,
-        lambda message: Entry(mapping.to_core(message, model), _stamp(message)),
-        tuple([mapping.key(message) for message in messages]),
-        _stamp,
-    )
-
-
-def _stamp(message: ChatMessage) -> Stamp | None:
-    held = FORM.held(message)
-    return held.stamp if held is not None else None
-
-
-def _known_by_text(message: ChatMessage) -> ChatMessage:
-    """The message; one that was answered before there was a store for it says so by its text."""
-    held = FORM.held(message)
-    return mapping.copied(message) if held is not None and held.mirror is None else message
-
-
-def _as_held(items: Sequence[Item]) -> Sequence[Item]:
-    """What an answer's items still say once they are a message of LlamaIndex."""
-    return mapping.to_core(mapping.from_core(items))
-
-
-async def _begun(api: Api, asked: Asked) -> tuple[Turn, Line | None]:
-    from qwen_conv.turns import begin
-
-    if asked.mirror is None or not asked.messages:
-        return await begin(api, asked.request), None
-    messages = [_known_by_text(message) for message in asked.messages]
-    is_bound = asked.bound_to is not None
-    turn, line = await asked.mirror.begin(api, asked.request, messages, is_bound=is_bound)
-    if line is None and asked.bound_to is not None and asked.request.on_divergence == "raise":
-        raise DivergedError(asked.bound_to, turn.why)
-    return turn, line
-
-
-async def _taken(api: Api, asked: Asked) -> ChatResponse:
-    """Takes a turn whose answer comes whole."""
-    from llamaindex_qwen_conv.answers import response
-    from qwen_conv.turns import end, unsent
-
-    turn, line = await _begun(api, asked)
-    with turn:
-        while await unsent(api, turn):
-            with turn.attempt():
-                answer = await api.send(turn.call)
-        outcome = await end(api, turn, answer, answer.output)
-        message = await _committed(api, asked, line, outcome, answer.output)
-    return response(outcome, message)
-
-
-def _pieces(api: SyncApi, asked: Asked) -> ChatResponseGen:
-    """Takes a turn whose answer comes piece by piece."""
-    from llamaindex_qwen_conv.answers import Pieces
-    from qwen_conv.responses import Reading
-    from qwen_conv.turns import unsent
-
-    turn, line = finish(_begun(api, asked))
-    with turn:
-        while finish(unsent(api, turn)):
-            reading, so_far = Reading(call := turn.call), Pieces(one_call=_one_call(asked, turn))
-            with turn.attempt(), closing(api.stream(call)) as events:
-                for event in events:
-                    for delta in reading.feed(event):
-                        turn.begun = True
-                        if (piece := so_far.piece(delta)) is not None:
-                            yield piece
-        last = finish(_ended(api, asked, turn, line, reading))
-    yield last
-
-
-async def _apieces(api: AsyncApi, asked: Asked) -> ChatResponseAsyncGen:
-    """`_pieces`, for tasks."""
-    from llamaindex_qwen_conv.answers import Pieces
-    from qwen_conv.responses import Reading
-    from qwen_conv.turns import unsent
-
-    turn, line = await _begun(api, asked)
-    with turn:
-        while await unsent(api, turn):
-            reading, so_far = Reading(call := turn.call), Pieces(one_call=_one_call(asked, turn))
-            with turn.attempt():
-                async with aclosing(api.stream(call)) as events:
-                    async for event in events:
-                        for delta in reading.feed(event):
-                            turn.begun = True
-                            if (piece := so_far.piece(delta)) is not None:
-                                yield piece
-        last = await _ended(api, asked, turn, line, reading)
-    yield last
-
-
-async def _ended(
-    api: Api, asked: Asked, turn: Turn, line: Line | None, reading: Reading
-) -> ChatResponse:
-    """Ends a turn whose answer has come piece by piece."""
-    from llamaindex_qwen_conv.answers import response
-    from qwen_conv.turns import end
-
-    outcome = await end(api, turn, reading.response, reading.received)
-    message = await _committed(api, asked, line, outcome, reading.received)
-    return response(outcome, message, streamed=True)
-
-
-def _one_call(asked: Asked, turn: Turn) -> bool:
-    return asked.one_call and turn.conversation_id is None
-
-
-async def _committed(
-    api: Api, asked: Asked, line: Line | None, outcome: Outcome, said: Sequence[Item]
-) -> ChatMessage:
-    """The answer as a message that says where it is; what the service took is noted."""
-    from llamaindex_qwen_conv.answers import with_first_call
-
-    answer, stamp = outcome.response, outcome.stamp
-    if answer.status == "incomplete":
-        why = answer.incomplete_reason or "the service does not say why"
-        logger.warning("an answer is incomplete: %s", why)
-    message = mapping.from_core(answer.output)
-    if stamp is None:
-        return with_first_call(message) if asked.one_call else message
-    held = None
-    if asked.mirror is not None and line is not None:
-        held = await asked.mirror.commit(api, line, outcome, message, _as_held(said))
-    if held is None:
-        held = Held(None, message, Draft(tuple(_as_held(said))), FORM.face(message), stamp=stamp)
-    return referring(message, held)
-
-
 def _completions(answers: ChatResponseGen) -> CompletionResponseGen:
-    from llamaindex_qwen_conv.answers import completion
-
     with closing(answers):
         yield from map(completion, answers)
 
 
 async def _acompletions(answers: ChatResponseAsyncGen) -> CompletionResponseAsyncGen:
-    from llamaindex_qwen_conv.answers import completion
-
     async with aclosing(answers):
         async for answer in answers:
             yield completion(answer)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_index.core.storage.chat_store import SimpleChatStore
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
-from test_llama_store import (
+from llama_store import (
     ACTIVE,
     ARCHIVED,
     KINDS,
@@ -30,23 +30,16 @@ from test_llama_store import (
     calling,
     hub_of,
     result,
+    standing,
     system,
     user,
 )
 
-from qwen_conv.offline import OfflineServer
 from qwen_conv.registry import MemoryRegistry, SqlRegistry
 
 REGISTRIES = {"memory": MemoryRegistry, "database": lambda: SqlRegistry("sqlite://")}
 KEYS = ("alice", "bob")
 RUNS = count()
-
-
-@pytest.fixture(scope="module")
-def standing():
-    """One server for many runs, each of which has keys of its own."""
-    with OfflineServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module", params=[(kind, one) for kind in KINDS for one in REGISTRIES])

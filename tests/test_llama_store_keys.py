@@ -13,17 +13,21 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.storage.chat_store import SimpleChatStore
 from llama_index.core.storage.chat_store.loading import load_chat_store
 from llama_index.core.workflow import Context, JsonSerializer
-from test_llama_store import (
+from llama_store import (
     ARCHIVED,
     KINDS,
     WAYS,
     Driven,
     assistant,
     calling,
+    hub,
     hub_of,
     numbered,
     place,
     result,
+    server,
+    standing,
+    store,
     texts,
     user,
 )
@@ -31,33 +35,7 @@ from test_llama_store import (
 from llamaindex_qwen_conv import QwenConv, QwenConvAsyncChatStore, QwenConvChatStore
 from qwen_conv import QwenConversations, errors, flows
 from qwen_conv.items import Message
-from qwen_conv.offline import OfflineServer
 from qwen_conv.registry import MemoryRegistry, SqlRegistry
-
-
-@pytest.fixture(scope="module")
-def standing():
-    """One server for many tests, each of which has sessions of its own."""
-    with OfflineServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(standing):
-    standing.requests.clear()
-    return standing
-
-
-@pytest.fixture(params=KINDS)
-def hub(request, server):
-    hub = hub_of(request.param, server)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture(params=WAYS)
-def store(request, hub):
-    return Driven(request.param, conversations=hub)
 
 
 @pytest.fixture(params=["in memory", "in a database"])

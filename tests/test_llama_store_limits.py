@@ -6,22 +6,25 @@ import threading
 
 import pytest
 from conftest import MODEL, another_process, asked, eventually, said
-from openai import APIConnectionError, OpenAI
-from test_llama_store import (
+from llama_store import (
     ACTIVE,
     ARCHIVED,
-    KINDS,
     WAYS,
     Driven,
     assistant,
     calling,
+    hub,
     hub_of,
     numbered,
     place,
     result,
+    server,
+    standing,
+    store,
     texts,
     user,
 )
+from openai import APIConnectionError, OpenAI
 
 from llamaindex_qwen_conv import QwenConv, QwenConvAsyncChatStore, QwenConvChatStore
 from qwen_conv import errors, flows
@@ -31,31 +34,6 @@ from qwen_conv.registry import MemoryRegistry, SqlRegistry
 LIST, APPEND = "GET /conversations/*/items", "POST /conversations/*/items"
 DELETE, BEGIN = "DELETE /conversations/*/items/*", "POST /conversations"
 METADATA = "GET /conversations/*"
-
-
-@pytest.fixture(scope="module")
-def standing():
-    """One server for many tests, each of which has sessions of its own, whatever the time is."""
-    with OfflineServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(standing):
-    standing.requests.clear()
-    return standing
-
-
-@pytest.fixture(params=KINDS)
-def hub(request, server):
-    hub = hub_of(request.param, server)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture(params=WAYS)
-def store(request, hub):
-    return Driven(request.param, conversations=hub)
 
 
 @pytest.fixture
@@ -172,8 +150,8 @@ def two(request, server, hub):
             Driven(request.param, conversations=each, freshness=freshness) for each in (hub, other)
         ]
         stores[0].set_messages("alice", [user("one"), assistant("two")])
-        for store in stores:
-            assert texts(store.get_messages("alice")) == ["one", "two"]
+        for each in stores:
+            assert texts(each.get_messages("alice")) == ["one", "two"]
         server.requests.clear()
         return stores
 
@@ -208,9 +186,9 @@ def test_by_the_turn_a_session_is_read_once_after_every_message_that_was_added(s
     assert costs(here.get_messages, "alice") == []
     here.flush()
     there.add_message("alice", assistant("six"))
-    for store in (here, there):
-        store.add_message("alice", assistant("."))
-        assert texts(store.get_messages("alice"))[:6] == [
+    for each in (here, there):
+        each.add_message("alice", assistant("."))
+        assert texts(each.get_messages("alice"))[:6] == [
             "one",
             "two",
             "three",
@@ -290,9 +268,9 @@ def test_two_processes_that_take_turns_lose_nothing_and_double_nothing(server, t
     here, there = two(freshness)
     expected = ["user: one", "assistant: two"]
     for number in range(4):
-        for store, name in ((here, "here"), (there, "there")):
-            store.add_message("alice", user(f"{name} asks {number}"))
-            store.add_message("alice", assistant(f"{name} says {number}"))
+        for each, name in ((here, "here"), (there, "there")):
+            each.add_message("alice", user(f"{name} asks {number}"))
+            each.add_message("alice", assistant(f"{name} says {number}"))
             expected += [f"user: {name} asks {number}", f"assistant: {name} says {number}"]
     assert said(server, place(here.hub)) == expected
     fresh = Driven(here.way, conversations=another_process(server, registry=here.hub.registry))

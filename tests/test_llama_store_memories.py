@@ -18,42 +18,23 @@ from llama_index.core.memory import (
 )
 from llama_index.core.storage.chat_store import SimpleChatStore
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
-from test_llama_store import (
+from llama_store import (
     ACTIVE,
     ARCHIVED,
-    KINDS,
     assistant,
     calling,
+    hub,
     hub_of,
     numbered,
     place,
     result,
+    server,
+    standing,
     texts,
     user,
 )
 
 from llamaindex_qwen_conv import QwenConv, QwenConvAsyncChatStore, QwenConvChatStore
-from qwen_conv.offline import OfflineServer
-
-
-@pytest.fixture(scope="module")
-def standing():
-    """One server for many tests, each of which has sessions of its own."""
-    with OfflineServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(standing):
-    standing.requests.clear()
-    return standing
-
-
-@pytest.fixture(params=KINDS)
-def hub(request, server):
-    hub = hub_of(request.param, server)
-    yield hub
-    hub.close()
 
 
 def memory_on(hub, **settings):

@@ -23,54 +23,32 @@ from llama_index.core.memory import (
     Memory,
     StaticMemoryBlock,
 )
-from test_llama_messages import PNG
-from test_llama_store import (
+from llama_store import (
     ACTIVE,
     ARCHIVED,
-    KINDS,
     WAYS,
     Driven,
     assistant,
     calling,
+    hub,
     hub_of,
     numbered,
     place,
     result,
+    server,
+    standing,
+    store,
     system,
     texts,
     user,
 )
+from test_llama_messages import PNG
 
 from llamaindex_qwen_conv import QwenConv, QwenConvAsyncChatStore, QwenConvChatStore
 from qwen_conv import errors
 from qwen_conv.encodings import is_sealed
 from qwen_conv.items import from_wire
-from qwen_conv.offline import CallTool, OfflineServer
-
-
-@pytest.fixture(scope="module")
-def standing():
-    """One server for many tests, each of which has sessions of its own."""
-    with OfflineServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(standing):
-    standing.requests.clear()
-    return standing
-
-
-@pytest.fixture(params=KINDS)
-def hub(request, server):
-    hub = hub_of(request.param, server)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture(params=WAYS)
-def store(request, hub):
-    return Driven(request.param, conversations=hub)
+from qwen_conv.offline import CallTool
 
 
 @pytest.fixture

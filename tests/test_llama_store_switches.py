@@ -3,7 +3,7 @@
 import pytest
 from conftest import MODEL, another_process
 from llama_index.core.llms import ChatMessage
-from test_llama_store import (
+from llama_store import (
     ACTIVE,
     ARCHIVED,
     KINDS,
