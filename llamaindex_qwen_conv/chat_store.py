@@ -35,6 +35,9 @@ from qwen_conv.reflection import Freshness
 
 T = TypeVar("T")
 
+Arranged = tuple[list[ChatMessage], list[ChatMessage]]
+"""A key's messages in order: those that are archived, and those that are active."""
+
 _ALL = slice(None)
 
 
@@ -172,11 +175,13 @@ class OnConversations(OnHub):
     ) -> None:
         messages = _checked_messages(messages)
         archived = status == MessageStatus.ARCHIVED
-        held = await self._held(api, mirror) if archived else []
-        active = [each for each in held if not each.archived]
-        if archived and active:  # what is archived stands before what is not
-            before = _copies([each for each in held if each.archived])
-            await self._replace(api, mirror, [*before, *messages], _copies(active))
+
+        def before_active(held: Sequence[Held]) -> Arranged:
+            there, active = _parted(held)
+            return [*there, *messages], active
+
+        if archived and await self._held(api, mirror, MessageStatus.ACTIVE):
+            await mirror.set(api, messages, before_active, patience=self._patience)
         elif messages:
             await mirror.put(api, messages, patience=self._patience, archived=archived)
 
@@ -191,19 +196,25 @@ class OnConversations(OnHub):
         active: Sequence[ChatMessage],
     ) -> None:
         archived, active = _checked_messages(archived), _checked_messages(active)
-        await mirror.set(api, [*archived, *active], patience=self._patience, archived=len(archived))
+        await mirror.set(
+            api, [*archived, *active], lambda _: (archived, active), patience=self._patience
+        )
 
     async def _insert(self, api: Api, mirror: Mirror, message: ChatMessage, index: int) -> None:
         index = _checked_index(index)
         (message,) = _checked_messages([message])
 
-        def inserted(held: Sequence[Held]) -> list[ChatMessage]:
-            messages = _copies(held)
-            messages.insert(index, message)
-            return messages
+        def inserted(held: Sequence[Held]) -> Arranged:
+            archived, active = _parted(held)
+            place, _, _ = slice(index, None).indices(len(held))
+            if place < len(archived):
+                archived.insert(place, message)
+            else:
+                active.insert(place - len(archived), message)
+            return archived, active
 
         await self._held(api, mirror)
-        await mirror.set(api, inserted, patience=self._patience)
+        await mirror.set(api, [message], inserted, patience=self._patience)
 
     async def _delete_at(self, api: Api, mirror: Mirror, index: int) -> ChatMessage | None:
         index = _checked_index(index)
@@ -244,6 +255,14 @@ def _of(held: Sequence[Held], status: MessageStatus | None) -> list[Held]:
     """Those of that status; all of them if it is `None`."""
     archived = status == MessageStatus.ARCHIVED
     return [each for each in held if status is None or each.archived == archived]
+
+
+def _parted(held: Sequence[Held]) -> Arranged:
+    """Copies of those that are archived, and of those that are active."""
+    return (
+        _copies(_of(held, MessageStatus.ARCHIVED)),
+        _copies(_of(held, MessageStatus.ACTIVE)),
+    )
 
 
 def _copies(held: Sequence[Held]) -> list[ChatMessage]:

@@ -140,29 +140,30 @@ class Mirror(Staging):
     async def set(
         self,
         api: Api,
-        messages: Sequence[Any] | Callable[[Sequence[Held]], Sequence[Any]],
+        added: Sequence[Any],
+        arranged: Callable[[Sequence[Held]], tuple[Sequence[Any], Sequence[Any]]],
         *,
         patience: float | None,
-        archived: int = 0,
     ) -> None:
-        """Has the conversation hold these messages and no others; rewrites only what differs.
+        """Has the conversation hold some messages and no others; rewrites only what differs.
 
         Args:
             api: What is awaited.
-            messages: The messages, or what makes them of those that are there.
+            added: Those of them that were not read from here.
+            arranged: Makes, of those that are there once nobody else changes them, the messages
+                that are to be archived and those that are to be active; that is their order.
             patience: As in `put`.
-            archived: How many of them, at the beginning, are archived.
         """
-        drafts = [] if callable(messages) else [self._storable(one) for one in messages]
+        checked = {id(one): self._storable(one) for one in added}
         await self.read(api)
         due = self.hub.clock() + (patience or 0)
         async with self._alone(api):
             await self._catch_up(api)
             with self._mutex:
                 shown = self._shown
-                if callable(messages):
-                    messages = messages(shown)
-                    drafts = [self._storable(one) for one in messages]
+                archived, active = arranged(shown)
+                messages = [*archived, *active]
+                drafts = [checked.get(id(one)) or self._storable(one) for one in messages]
                 same = 0
                 for each, message in zip(shown, messages, strict=False):
                     if each.said != fingerprints(drafts[same].items):
@@ -186,8 +187,8 @@ class Mirror(Staging):
             with self._mutex:
                 self._staged += rest
                 for index, each in enumerate((*self._held, *self._staged)):
-                    self._moved = self._moved or each.archived != (index < archived)
-                    each.archived = index < archived
+                    self._moved = self._moved or each.archived != (index < len(archived))
+                    each.archived = index < len(archived)
                 last = self._written_now(patience)
                 some = [] if last is None else self._staged[: self._staged.index(last) + 1]
             try:

@@ -367,6 +367,20 @@ def test_messages_can_be_archived_as_they_are_added(server, hub, memory_store):
     assert said(server, place(hub)) == ["user: one", "assistant: two", "user: three"]
 
 
+def test_a_message_put_among_what_is_archived_leaves_it_archived(hub, memory_store):
+    memory_store.add_messages("alice", numbered(4))
+    memory_store.archive_oldest_messages("alice", 2)
+    of_the_same = QwenConvChatStore(conversations=hub)
+    of_the_same.add_message("alice", user("archived"), 1)
+    of_the_same.add_message("alice", user("active"), -1)
+    assert texts(memory_store.get_messages("alice", ARCHIVED)) == [
+        "message 0",
+        "archived",
+        "message 1",
+    ]
+    assert texts(memory_store.get_messages("alice")) == ["message 2", "active", "message 3"]
+
+
 def test_a_message_is_deleted_by_its_place_among_all(memory_store):
     memory_store.add_messages("alice", numbered(5))
     memory_store.archive_oldest_messages("alice", 2)

@@ -527,6 +527,31 @@ def test_a_message_that_is_added_while_another_is_inserted_is_not_lost(server, h
     assert [line.split(": ")[1] for line in said(server, place(hub))] == expected
 
 
+def test_a_message_that_is_added_while_another_is_archived_is_not_lost(server, hub, held_up):
+    store = Driven(WAYS[2], conversations=hub)
+    store.add_messages("alice", [assistant("old"), assistant("new")])
+    store.archive_oldest_messages("alice", 1)
+    came, go = held_up("post", "/items")
+    adding = [("newer", ACTIVE), ("older", ARCHIVED), ("newest", ACTIVE)]
+    threads = [
+        threading.Thread(target=store.add_message, args=("alice", assistant(text), status))
+        for text, status in adding
+    ]
+    begun(threads, came, hub.locks.of(hub.mirrors.find("alice").name))
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert texts(store.get_messages("alice", ARCHIVED)) == ["old", "older"]
+    assert texts(store.get_messages("alice")) == ["new", "newer", "newest"]
+    assert [line.split(": ")[1] for line in said(server, place(hub))] == [
+        "old",
+        "older",
+        "new",
+        "newer",
+        "newest",
+    ]
+
+
 # --- Bad input ---------------------------------------------------------------------------------
 
 FOR_ALL = {

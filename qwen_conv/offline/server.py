@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Collection
@@ -109,9 +110,17 @@ class OfflineServer:
     def serve(self) -> None:
         """Serves until it is told to stop (by a signal, in the main thread)."""
         try:
-            self._server.run(sockets=[self._socket])
+            asyncio.run(self._serve())
         finally:
             self._store.close()
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._socket])
+        # uvicorn does not close connections that began while it was closing the others.
+        for connection in [*self._server.server_state.connections]:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)  # what is aborted is closed in the loop's next round
 
     def __enter__(self) -> Self:
         # The socket listens already: requests wait there until the thread takes them.
