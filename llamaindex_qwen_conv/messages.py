@@ -331,7 +331,8 @@ def _calls(message: ChatMessage) -> Iterator[FunctionCall]:
     for block in blocks:
         yield _call(block.tool_call_id, block.tool_name, block.tool_kwargs)
     told = {block.tool_call_id for block in blocks}
-    for given in message.additional_kwargs.get(_TOOL_CALLS) or ():
+    beside = message.additional_kwargs.get(_TOOL_CALLS) or ()
+    for given in beside if isinstance(beside, list | tuple) else (beside,):
         # OpenAI's chat completions nest the function; its Responses API has both ids.
         function = _field(given, "function") or given
         call_id = _field(given, "call_id") or _field(given, "id")
