@@ -22,7 +22,7 @@ from langchain_qwen_conv import messages
 from langchain_qwen_conv.errors import as_model_errors
 from langchain_qwen_conv.profiles import PROVIDER, profile_of
 from langchain_qwen_conv.reports import reported
-from langchain_qwen_conv.routing import RoutedChatModel
+from langchain_qwen_conv.routing import AgentThread, RoutedChatModel
 from langchain_qwen_conv.tools import tool_to_wire
 from qwen_conv._version import __version__
 from qwen_conv.api import finish
@@ -66,6 +66,7 @@ _PER_CALL = frozenset(
         "parallel_tool_calls",
         "stream",
         "history_run",
+        "agent_thread",
     }
 )
 """What a single call may say, besides its messages and `stop`."""
@@ -434,6 +435,7 @@ class ChatQwenConv(RoutedChatModel):
         checked_sampling(**{name: settings.get(name) for name in SAMPLING})
         system, rest = self._parted(messages_given)
         selected = self._selected(kwargs)
+        thread: AgentThread | None = kwargs.get("agent_thread")
         return TurnRequest(
             LocalList(rest, messages.to_entry, messages.keys(rest), messages.stamp_of),
             kwargs.get("model") or self.model,
@@ -443,9 +445,10 @@ class ChatQwenConv(RoutedChatModel):
             selected["conversation_id"],
             selected["session_id"],
             kwargs.get("previous_response_id"),
-            kwargs.get("on_divergence") or self.on_divergence,
+            kwargs.get("on_divergence") or (thread or self).on_divergence,
             answers.as_held,
             kwargs.get("on_unanswered_call") or self.on_unanswered_call,
+            **({} if thread is None else thread.of_turn),
         )
 
     def _parted(self, given: list[BaseMessage]) -> tuple[list[BaseMessage], list[BaseMessage]]:
@@ -532,7 +535,8 @@ class ChatQwenConv(RoutedChatModel):
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         # LangChain's own asks the deprecated `dict` under a warnings filter, at every call.
-        kwargs.pop("history_run", None)
+        for ours in ("history_run", "agent_thread"):
+            kwargs.pop(ours, None)
         return {**self.asdict(), "stop": stop, **kwargs}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

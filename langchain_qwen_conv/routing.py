@@ -8,6 +8,7 @@ out of a cache.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Self, TypeVar, cast
 
@@ -23,13 +24,41 @@ from pydantic import ConfigDict, Field
 
 from langchain_qwen_conv.errors import as_model_errors
 from langchain_qwen_conv.reports import HistoryRun
+from qwen_conv.decision import OnDivergence, Span
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import checked_conversation_id
 
 Model = TypeVar("Model", bound=type[BaseChatModel])
 
 _SELECTS = ("conversation_id", "session_id")
+_LANGGRAPH = "langgraph_node"
+"""What LangGraph puts into the metadata of every config inside a graph: the node's name."""
 _TAKE_A_CONFIG = ("invoke", "ainvoke", "stream", "astream", "stream_events", "astream_events")
+
+
+@dataclass(eq=False)
+class AgentThread:
+    """The conversation of an agent's thread, for a call of the agent's model.
+
+    Attributes:
+        conversation_id: Its id; another one if the call began a new conversation in its place.
+        on_divergence: What to do if the thread's messages are not what it holds.
+        span: What the thread's messages are of it at the least.
+        metadata: That of a conversation that is begun.
+    """
+
+    conversation_id: str
+    on_divergence: OnDivergence
+    span: Span
+    metadata: Mapping[str, str]
+
+    @property
+    def of_turn(self) -> dict[str, Any]:
+        """What it says of a turn besides, as `TurnRequest` has it."""
+        return {"span": self.span, "metadata": self.metadata, "moved": self._move}
+
+    def _move(self, conversation_id: str) -> None:
+        self.conversation_id = conversation_id
 
 
 def _routed(model: Model) -> Model:
@@ -66,8 +95,9 @@ class RoutedChatModel(BaseChatModel):
     """The session to go on with: a key of the hub's registry."""
 
     config_selects: bool = True
-    """Whether the config of a call can select the conversation. A call inside a chain, a tool or a
-    middleware has the config of the call around it."""
+    """Whether the config of a call can select the conversation. A call inside a chain has the
+    config of the call around it. Inside a graph of LangGraph no config does: all that runs there
+    has the graph's, summarizers and sub-agents too."""
 
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
@@ -123,9 +153,9 @@ class RoutedChatModel(BaseChatModel):
 
     def _route(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's arguments, with the conversation that the config selects, if it does."""
-        if not self.config_selects:
-            return kwargs
         config = ensure_config(config)
+        if not self.config_selects or _LANGGRAPH in config.get("metadata", ()):
+            return kwargs
         configurable = config.get("configurable") or {}
         session_id = configurable.get("session_id")
         chosen = {} if session_id is None else {"session_id": session_id}
@@ -144,6 +174,8 @@ class RoutedChatModel(BaseChatModel):
 
     def _selected(self, kwargs: Mapping[str, Any]) -> dict[str, str | None]:
         """What the call goes on with: its arguments, if they say anything, or else the fields."""
+        if (thread := kwargs.get("agent_thread")) is not None:
+            return {"conversation_id": thread.conversation_id, "session_id": None}
         if any(name in kwargs for name in _SELECTS):
             return {name: kwargs.get(name) for name in _SELECTS}
         return {"conversation_id": self.conversation_id, "session_id": self.session_id}

@@ -38,6 +38,11 @@ from qwen_conv.stamps import Stamp
 OnDivergence = Literal["rebase", "raise", "ignore", "stateless"]
 """What to do if a list is not what the conversation holds, followed by new messages."""
 
+Span = Literal["new", "tail", "whole"]
+"""What a list is at the least: nothing but new messages; the end of the conversation, whose older
+part may have been dropped; or the whole of it. A list that goes back to before the first answer
+looks like one of nothing but new messages."""
+
 UNDATED_TRUST = 24 * 60 * 60
 """Seconds that a reading of the conversation vouches for it. Listed items carry no date
 (help.aliyun.com, "Conversations", list items; read 2026-11-20), so some may be about to expire."""
@@ -260,6 +265,7 @@ def decide(
     base_url: str,
     conversation_id: str,
     now: float,
+    span: Span = "new",
 ) -> Attach | Look | Diverged:
     """What to send of `local` to a conversation, what to read first, or why it cannot be.
 
@@ -270,13 +276,14 @@ def decide(
         base_url: The service that holds the conversation.
         conversation_id: The conversation.
         now: Seconds since 1970.
+        span: What the list is at the least.
 
     Raises:
         UsageError: The conversation holds every message, and the last is an answer.
         NotRepresentableError: A message cannot be sent.
     """
     verdict = _decide(
-        local, known, seen, base_url=base_url, conversation_id=conversation_id, now=now
+        local, known, seen, base_url=base_url, conversation_id=conversation_id, now=now, span=span
     )
     if isinstance(verdict, Attach) and (results := _results(verdict.send)):
         entries = local.entries()
@@ -294,6 +301,7 @@ def _decide(
     base_url: str,
     conversation_id: str,
     now: float,
+    span: Span,
 ) -> Attach | Look | Diverged:
     if proven := local.proven(known.proof, now):
         assert known.proof is not None  # noqa: S101 - proven says so
@@ -311,7 +319,7 @@ def _decide(
     entries = local.entries()
     anchor = _last_stamped(entries, base_url, conversation_id)
 
-    if anchor < 0 and not any(entry.is_answer for entry in entries):
+    if anchor < 0 and span == "new" and not any(entry.is_answer for entry in entries):
         if not known.exists:
             return Look("conversation")
         after = "" if known.empty else None
@@ -320,7 +328,7 @@ def _decide(
         return _attach(entries, "the conversation is empty", after="", since=now)
 
     if anchor >= 0:
-        held = _verified(entries, anchor, now)
+        held = _verified(entries, anchor, now, whole=span == "whole")
         if isinstance(held, str):
             return Diverged(held, _new(entries))
         stamp = entries[anchor].stamp
@@ -456,11 +464,11 @@ def _last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str)
     return -1
 
 
-def _verified(entries: Sequence[Entry], anchor: int, now: float) -> bool | str:
+def _verified(entries: Sequence[Entry], anchor: int, now: float, *, whole: bool) -> bool | str:
     """Whether the stamps vouch for every message up to the anchor; a text says what contradicts.
 
     Walks backwards: an answer, what its turn sent, the answer before that. The beginning of the
-    list may be missing: the service has it still.
+    list may be missing, unless it is to be whole: the service has it still.
     """
     place = entries[anchor].stamp
     assert place is not None  # noqa: S101 - what an anchor is
@@ -488,9 +496,11 @@ def _verified(entries: Sequence[Entry], anchor: int, now: float) -> bool | str:
                 return f"message {index + 1} is not what was sent there"
             sent = sent[: len(sent) - len(said)]
             index -= 1
-        if stamp.after is None and index >= 0:
+        if stamp.after is None and (index >= 0 or whole):
             return False  # nobody knew what the conversation ended with before that turn
         expected = stamp.after
+    if whole and (sent or expected):
+        return "the older part of what it holds is missing"
     return True
 
 

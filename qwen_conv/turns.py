@@ -7,7 +7,7 @@ or as a stream; `end` writes down what the service took. `take` is all three for
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -24,6 +24,7 @@ from qwen_conv.decision import (
     Look,
     OnDivergence,
     Seen,
+    Span,
     decide,
     settle,
 )
@@ -83,6 +84,10 @@ class TurnRequest(NamedTuple):
             bound to it), refuse ("raise"), send what stands behind the last answer ("ignore"), or
             send the whole list on no conversation ("stateless"). `None`: "rebase" with a session,
             "raise" with a bare id.
+        span: What the list is at the least.
+        metadata: That of a conversation that the turn begins.
+        moved: Is told the id of the conversation that the turn began in place of the one that was
+            passed by its id; "rebase" needs somebody who looks after that.
         as_held: What an answer's items still say once they are a message of the framework.
         on_unanswered_call: Tell a call without a result, which bars the next turn, that it was not
             executed ("answer"), or raise `UnansweredCallError`.
@@ -99,6 +104,9 @@ class TurnRequest(NamedTuple):
     on_divergence: OnDivergence | None = None
     as_held: Callable[[Sequence[Item]], Sequence[Item]] = tuple
     on_unanswered_call: OnUnansweredCall = "answer"
+    span: Span = "new"
+    metadata: Mapping[str, str] = MappingProxyType({})
+    moved: Callable[[str], None] | None = None
 
     def check(self) -> None:
         """Raises `UsageError` unless the turn can be begun at all."""
@@ -119,7 +127,7 @@ class TurnRequest(NamedTuple):
             )
         if self.conversation_id is not None:
             checked_conversation_id(self.conversation_id)
-            if self.on_divergence == "rebase":
+            if self.on_divergence == "rebase" and self.moved is None:
                 raise UsageError(
                     "on_divergence='rebase' binds the key of a session to a new conversation, and "
                     "a bare conversation_id has none: pass a session_id, or another on_divergence."
@@ -365,6 +373,8 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
     hub.ledger.note(turn.conversation_id, known)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
+    if turn.decision == "rebased" and request.moved is not None:
+        request.moved(turn.conversation_id)
     turn.ended = True
     return Outcome(response, request.model, turn.decision, turn.why, stamp)
 
@@ -380,7 +390,7 @@ async def _plan(api: Api, turn: Turn) -> None:
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
     turn.holders.append(await api.lock(conversation_id))
     await settle_doubt(api, request.local, conversation_id)
-    verdict = await _decided(api, request.local, conversation_id)
+    verdict = await _decided(api, request, conversation_id)
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
     else:
@@ -426,18 +436,19 @@ async def settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None
     api.hub.ledger.note(conversation_id, known._replace(doubt=None))
 
 
-async def _decided(api: Api, local: LocalList, conversation_id: str) -> Attach | Diverged:
+async def _decided(api: Api, request: TurnRequest, conversation_id: str) -> Attach | Diverged:
     """Asks for the decision, and reads what it has to be told, until it is made."""
     hub = api.hub
     seen: Seen | None = None
     while True:
         verdict = decide(
-            local,
+            request.local,
             hub.ledger.of(conversation_id),
             seen,
             base_url=hub.base_url,
             conversation_id=conversation_id,
             now=hub.clock(),
+            span=request.span,
         )
         if not isinstance(verdict, Look):
             return verdict
@@ -482,7 +493,7 @@ async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> Non
             turn.plan = Attach(verdict.new, verdict.why, since=api.hub.clock())
             turn.why = f"asked to ignore that {verdict.why}"
         case "rebase":
-            turn.conversation_id = (await create(api)).id
+            turn.conversation_id = (await create(api, metadata=request.metadata)).id
             turn.holders.append(await api.lock(turn.conversation_id))
             entries = request.local.entries()
             turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())

@@ -119,7 +119,7 @@ def test_nothing_is_loaded_before_it_is_needed(code, never):
 
 EXPORTS = {
     qwen_conv: {"QwenConversations"},
-    langchain_qwen_conv: {"ChatQwenConv", "QwenConvChatMessageHistory"},
+    langchain_qwen_conv: {"ChatQwenConv", "QwenConvChatMessageHistory", "QwenConvMiddleware"},
     llamaindex_qwen_conv: {"QwenConv", "QwenConvAsyncChatStore", "QwenConvChatStore"},
 }
 
