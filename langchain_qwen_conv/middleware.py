@@ -52,7 +52,7 @@ class QwenConvState(AgentState[Any]):
     qwen_conversation_id: NotRequired[Annotated[str, OmitFromOutput]]
 
 
-class QwenConvMiddleware(AgentMiddleware[QwenConvState, Any, Any]):
+class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     """Has an agent's thread be a conversation: each message is sent once, and stored once.
 
     ```python
@@ -90,7 +90,7 @@ class QwenConvMiddleware(AgentMiddleware[QwenConvState, Any, Any]):
         UsageError: A setting is out of its range.
     """
 
-    state_schema = QwenConvState
+    state_schema: type[AgentState[Any]] = QwenConvState
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class QwenConvMiddleware(AgentMiddleware[QwenConvState, Any, Any]):
 
     def before_agent(
         self,
-        state: QwenConvState,
+        state: AgentState[Any],
         runtime: Runtime[Any],  # noqa: ARG002 - LangChain's
     ) -> dict[str, Any] | None:
         """Creates the thread's conversation, if there is none and the hub is known."""
@@ -129,7 +129,7 @@ class QwenConvMiddleware(AgentMiddleware[QwenConvState, Any, Any]):
 
     async def abefore_agent(
         self,
-        state: QwenConvState,
+        state: AgentState[Any],
         runtime: Runtime[Any],  # noqa: ARG002 - LangChain's
     ) -> dict[str, Any] | None:
         """`before_agent`, leaving the event loop free."""

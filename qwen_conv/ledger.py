@@ -32,7 +32,7 @@ class Ledger:
         self._deletions: dict[str, int] = {}
         self._forgotten = 0
         self._written_outside: set[str] = set()
-        self._paired: set[str] = set()
+        self._pairing: dict[str, tuple[bool, bool]] = {}
         self.unfinished: dict[str, dict[Said, Unfinished]] = {}
         """Addings of messages that failed, by conversation and what they were to say."""
 
@@ -84,13 +84,16 @@ class Ledger:
         """
         return target in self._written_outside
 
-    def note_pairing(self, base_url: str, *, paired: bool) -> None:
-        """Notes whether a service took a tool's result with its call, or alone."""
-        (self._paired.add if paired else self._paired.discard)(base_url)
+    def note_pairing(self, base_url: str, *, paired: bool, kept: bool) -> None:
+        """Notes how a service took a tool's result; see `pairing`."""
+        self._pairing[base_url] = paired, kept
 
-    def is_paired(self, base_url: str) -> bool:
-        """Whether a tool's result goes with its call there, though the conversation holds that."""
-        return base_url in self._paired
+    def pairing(self, base_url: str) -> tuple[bool, bool]:
+        """Whether a tool's result goes with its call there, though the conversation holds that.
+
+        And whether conversations keep calls and results at all.
+        """
+        return self._pairing.get(base_url, (False, True))
 
     def forget_end(self, conversation_id: str) -> None:
         """Keeps only that the conversation is there: what it ends with is not known any more."""

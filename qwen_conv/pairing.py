@@ -2,8 +2,9 @@
 
 A result follows its call directly where both are sent (help.aliyun.com, "OpenAI compatible -
 Responses", input; read 2026-11-20). Where the conversation holds the call, no document says whether
-the result goes alone or with it, nor what becomes of a call that was never answered. So a turn is
-sent in the plain way first. One that is refused for that was not stored, and is sent again.
+the result goes alone or with it, whether the conversation keeps calls and results at all, nor what
+becomes of a call that was never answered. So a turn is sent in the plain way first. One that is
+refused for that was not stored, and is sent again.
 """
 
 from __future__ import annotations
@@ -33,21 +34,39 @@ class Pairing:
 
     Attributes:
         paired: Whether a result goes with its call though the conversation holds it.
+        kept: Whether conversations keep calls and results; if not, those that stand in the list
+            before what is sent go with every turn.
         calls: The calls that are known, by their ids: they go with a result that is sent.
+        earlier: The calls and results that stand in the list before what is sent, in order.
         unanswered: The ids of calls that are told that they were not executed.
     """
 
     paired: bool = False
+    kept: bool = True
     calls: dict[str, FunctionCall] = field(default_factory=dict)
+    earlier: tuple[Item, ...] = ()
     unanswered: list[str] = field(default_factory=list)
 
     def input(self, items: Sequence[Item]) -> tuple[Item, ...]:
         """What is sent for these items."""
+        items = (*self._earlier(items), *items)
         sent = {item.call_id for item in items if isinstance(item, FunctionCall)}
         answers = {one: FunctionOutput(one, NOT_EXECUTED) for one in self.unanswered}
         before = [answers[one] for one in self.unanswered if one not in sent]
         behind = [answers[one] for one in self.unanswered if one in sent]
         return beside([*self._with_calls((*before, *items), sent), *behind])
+
+    def _earlier(self, items: Sequence[Item]) -> Iterator[Item]:
+        """What the service was told before, and has not kept; calls only with their results."""
+        if self.kept:
+            return
+        answered = {
+            item.call_id for item in (*self.earlier, *items) if isinstance(item, FunctionOutput)
+        }
+        sent = {item.call_id for item in items if isinstance(item, FunctionCall)}
+        for item in self.earlier:
+            if not isinstance(item, FunctionCall) or item.call_id in answered - sent:
+                yield item
 
     def _with_calls(self, items: Iterable[Item], sent: set[str]) -> Iterator[Item]:
         for item in items:
@@ -66,13 +85,23 @@ class Pairing:
 
     def lacks(self, refusal: RequestRefusedError, items: Iterable[Item]) -> bool:
         """Whether it takes what the conversation lists to mend that."""
-        return isinstance(refusal, UnansweredCallError) or any(
-            isinstance(item, FunctionOutput) and item.call_id not in self.calls for item in items
+        return (
+            isinstance(refusal, UnansweredCallError)
+            or _LONE.search(str(refusal)) is not None
+            or any(
+                isinstance(one, FunctionOutput) and one.call_id not in self.calls for one in items
+            )
         )
 
     def learn(self, items: Iterable[Item]) -> None:
         """Takes note of the calls among some items."""
         self.calls |= {item.call_id: item for item in items if isinstance(item, FunctionCall)}
+
+    def learn_earlier(self, items: Iterable[Item]) -> None:
+        """Takes note of what stands in the list before what is sent."""
+        kinds = FunctionCall | FunctionOutput
+        self.earlier = tuple(item for item in items if isinstance(item, kinds))
+        self.learn(self.earlier)
 
     def mend(
         self,
@@ -96,6 +125,8 @@ class Pairing:
         self.learn([*held, *items])
         if not isinstance(refusal, UnansweredCallError):
             self.paired = not _DOUBLE.search(str(refusal))
+            # A call that the service does not find, and does not list, it has not kept.
+            self.kept = not self.paired or any(isinstance(one, FunctionCall) for one in held)
         elif policy == "answer":
             still_open = _open_calls([*held, *items]) or self._named(refusal)
             self.unanswered += [one for one in still_open if one not in self.unanswered]

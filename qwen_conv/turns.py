@@ -307,10 +307,11 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
 
 
 def _pair(turn: Turn) -> None:
-    """Has results go with their calls, if the service has wanted that before."""
-    turn.pairing.paired = turn.hub.ledger.is_paired(turn.hub.base_url)
-    if turn.pairing.paired and any(isinstance(item, FunctionOutput) for item in turn.items):
-        turn.pairing.learn(_stored(turn))
+    """Has calls and results go as the service has wanted it before."""
+    turn.pairing.paired, turn.pairing.kept = turn.hub.ledger.pairing(turn.hub.base_url)
+    has_results = any(isinstance(item, FunctionOutput) for item in turn.items)
+    if not turn.pairing.kept or (turn.pairing.paired and has_results):
+        turn.pairing.learn_earlier(_stored(turn))
 
 
 async def unsent(api: Api, turn: Turn) -> bool:
@@ -328,7 +329,7 @@ async def unsent(api: Api, turn: Turn) -> bool:
     refusal, turn.refusal = turn.refusal, None
     if refusal is not None:
         held: Sequence[Item] = ()
-        turn.pairing.learn(_stored(turn))
+        turn.pairing.learn_earlier(_stored(turn))
         if turn.conversation_id is not None and turn.pairing.lacks(refusal, turn.items):
             try:
                 held = await read(api, turn.conversation_id)
@@ -340,6 +341,8 @@ async def unsent(api: Api, turn: Turn) -> bool:
 
 def _stored(turn: Turn) -> Iterator[Item]:
     """What stands in the caller's list before what is sent."""
+    if turn.conversation_id is None:
+        return iter(())
     entries = turn.request.local.entries()
     return chain.from_iterable(entry.items for entry in entries[: -len(turn.plan.send)])
 
@@ -355,7 +358,7 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
     """
     request, hub = turn.request, api.hub
     if turn.pairing.is_lesson(turn.items):
-        hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired)
+        hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired, kept=turn.pairing.kept)
     if turn.pairing.unanswered:
         turn.why += f"; tool calls that were given no result: {len(turn.pairing.unanswered)}"
     if turn.conversation_id is None:

@@ -10,15 +10,20 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.history import RunnableWithMessageHistory
+from langchain_core.tools import StructuredTool
+from langgraph.checkpoint.memory import InMemorySaver
 from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.memory import Memory
 from llama_index.core.tools import FunctionTool
 
-from langchain_qwen_conv import QwenConvChatMessageHistory
+from langchain_qwen_conv import QwenConvChatMessageHistory, QwenConvMiddleware
 from llamaindex_qwen_conv import QwenConvAsyncChatStore, QwenConvChatStore
 from qwen_conv import QwenConversations, flows
 from qwen_conv.calls import (
@@ -187,6 +192,53 @@ async def chained_responses(way: Way) -> None:
         await send(DeleteResponse(response.id))
 
 
+async def agent_thread(way: Way) -> None:
+    """An agent calls a tool; another process goes on with its thread, and a third branches it."""
+    saver = InMemorySaver()
+    thread = RunnableConfig(configurable={"thread_id": "traveller"})
+
+    async def asked(question: str, config: RunnableConfig) -> tuple[Any, list[BaseMessage]]:
+        agent = create_agent(
+            way.chat(way.process()),
+            [StructuredTool.from_function(weather)],
+            middleware=[_CallFirst(), QwenConvMiddleware()],
+            checkpointer=saver,
+        )
+        messages = HumanMessage(question)
+        state = await way.call(agent, "invoke", {"messages": messages}, config)
+        for message in state["messages"]:
+            if isinstance(message, AIMessage):
+                way.noted(message)
+        return agent.get_state(thread), state["messages"]
+
+    first, said = await asked("How is the weather in Singapore?", thread)
+    place = first.values["qwen_conversation_id"]
+    way.delete_at_end(place)
+    assert [one.type for one in said] == ["human", "ai", "tool", "ai"]
+    assert {_place(one) for one in said[1::2]} == {place}
+    second, _ = await asked("Say that again.", thread)
+    assert second.values["qwen_conversation_id"] == place
+    branch, said = await asked("Is that hot?", first.config)
+    way.delete_at_end(branch.values["qwen_conversation_id"])
+    assert branch.values["qwen_conversation_id"] != place
+    assert [one.type for one in said] == ["human", "ai", "tool", "ai", "human", "ai"]
+    assert said[-1].response_metadata["decision"] == "rebased"
+
+
+class _CallFirst(AgentMiddleware):
+    """Has the model call the tool for the first question."""
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        return handler(self._chosen(request))
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        return await handler(self._chosen(request))
+
+    @staticmethod
+    def _chosen(request: Any) -> Any:
+        return request.override(tool_choice="weather") if len(request.messages) == 1 else request
+
+
 async def llamaindex_chat(way: Way) -> None:
     """A memory is a conversation: a turn takes what it was told, and another process reads it."""
     registry = MemoryRegistry()
@@ -291,6 +343,7 @@ SCENARIOS = (
     history_by_hand,
     eight_endpoints,
     chained_responses,
+    agent_thread,
     llamaindex_chat,
     llamaindex_store,
     llamaindex_tools,

@@ -72,7 +72,7 @@ class Way:
             answer = await runnable.ainvoke(given, config)
         else:
             answer = runnable.invoke(given, config)
-        return self._noted(answer)
+        return self.noted(answer)
 
     async def streamed(self, runnable: Any, given: Any) -> AIMessage:
         """What the chunks of its answer add up to."""
@@ -81,7 +81,7 @@ class Way:
         else:
             chunks = [*runnable.stream(given)]
         first, *others = chunks
-        return self._noted(first + others)
+        return self.noted(first + others)
 
     def llm(self, hub: QwenConversations) -> QwenConv:
         """An LLM on a hub."""
@@ -123,7 +123,8 @@ class Way:
         """Has a conversation deleted when the scenario is over."""
         self._conversations[conversation_id] = None
 
-    def _noted(self, answer: AIMessage) -> AIMessage:
+    def noted(self, answer: AIMessage) -> AIMessage:
+        """The answer, whose response is deleted when the scenario is over."""
         self._responses.append(answer.response_metadata["response_id"])
         return answer
 

@@ -10,6 +10,7 @@ from langchain_qwen_conv import ChatQwenConv, QwenConvMiddleware
 from qwen_conv import errors
 from qwen_conv.offline import OfflineServer
 from qwen_conv.offline.model import input_items
+from qwen_conv.offline.responder import CallTool
 
 QUESTIONS = [f"weather in city {turn}" if turn % 3 == 0 else f"turn {turn}" for turn in range(10)]
 
@@ -174,3 +175,39 @@ def test_a_state_that_names_no_conversation_is_refused(server, hub):
             {"configurable": {"thread_id": "1"}},
         )
     assert server.requests == []
+
+
+# --- A service that keeps nothing but messages -------------------------------------------------
+
+
+def test_where_only_messages_are_kept_the_model_is_shown_every_call_and_result(way):
+    model = Model()
+    with OfflineServer(model, stored_items="messages") as server:
+        driven = Driven(agent_on(another_process(server)), way)
+        for question in QUESTIONS:
+            driven.ask(question)
+        turns = [one for one in server.requests if one.path == "/responses"]
+        stored = transcript(server.items(driven.conversation))
+        other = [one for one in asked(server) if one != "POST /responses"]
+    said = local_transcript(driven.messages)
+    assert stored == [one for one in said if one[0] in {"user", "assistant"}]
+    assert sorted(map(str, model.shown[-1])) == sorted(map(str, said[:-1]))
+    assert len(turns) == 15  # a result alone is refused once
+    assert other == ["POST /conversations", "GET /conversations/*/items"]
+
+
+def test_where_only_messages_are_kept_an_agent_that_calls_twice_sees_the_first_result(way):
+    def script(context, request):
+        said = model(context, request)
+        rounds = sum(one[0] == "result" for one in model.shown[-1])
+        return CallTool("weather", {"city": "Rome"}) if rounds == 1 else said
+
+    model = Model()
+    with OfflineServer(script, stored_items="messages") as server:
+        driven = Driven(agent_on(another_process(server)), way)
+        driven.ask("weather in Paris")
+        driven.ask("weather in Oslo")
+    assert [one for one in model.shown[-1] if one[0] in {"call", "result"}] == [
+        one for one in local_transcript(driven.messages) if one[0] in {"call", "result"}
+    ]
+    assert len(driven.messages) == 10

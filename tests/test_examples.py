@@ -1,6 +1,8 @@
 """The examples run as they stand."""
 
+import importlib
 from functools import partial
+from pathlib import Path
 from subprocess import CalledProcessError
 
 import pytest
@@ -8,6 +10,7 @@ from conftest import always, asked, run_example
 
 from qwen_conv.offline import CallTool, Fail
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 HISTORY = """\
 human  Alice is 20 years old, and her hobbies are music and chess.
 ai     Nice to meet Alice.
@@ -34,6 +37,61 @@ assistant  weather({'city': 'Oslo'})
 tool       In Oslo: snow, 3 degrees below zero.
 assistant  In Oslo: snow, 3 degrees below zero.
 """
+LANGCHAIN_AGENT = """\
+human  How is the weather in Singapore?
+ai     weather({'city': 'Singapore'})
+tool   In Singapore: sunny, 31 degrees.
+ai     In Singapore: sunny, 31 degrees.
+human  Is it colder in Oslo?
+ai     weather({'city': 'Oslo'})
+tool   In Oslo: snow, 3 degrees below zero.
+ai     In Oslo: snow, 3 degrees below zero.
+"""
+APPROVAL = """\
+human  How is the weather in Singapore?
+ai     weather({'city': 'Singapore'})
+tool   In Singapore: sunny, 31 degrees.
+ai     In Singapore: sunny, 31 degrees.
+human  And in Oslo?
+ai     weather({'city': 'Oslo'})
+tool   User rejected the tool call for `weather` with reason: Nobody goes to Oslo.
+ai     User rejected the tool call for `weather` with reason: Nobody goes to Oslo.
+human  But if I went to Oslo?
+ai     weather({'city': 'Oslo'})
+human  Never mind.
+ai     Have a good journey.
+"""
+FORKS = """\
+human  Is it hot in Singapore?
+ai     weather({'city': 'Singapore'})
+tool   In Singapore: sunny, 31 degrees.
+ai     In Singapore: sunny, 31 degrees.
+human  I stay here.
+ai     Have a good journey.
+human  I stay here all the same.
+ai     Have a good journey.
+Branches: 3, conversations: 3.
+"""
+SUMMARY = """\
+human  Here is a summary of the conversation to date:
+
+The user travels to Singapore, where it is sunny.
+ai     Have a good journey.
+human  What else?
+ai     Have a good journey.
+Fewer tokens than before.
+"""
+STRUCTURED = """\
+{"city": "Oslo", "degrees": -3}
+{"city": "Oslo", "degrees": -3}
+"""
+AGENTS = [
+    ("agent.py", LANGCHAIN_AGENT),
+    ("agent_approval.py", APPROVAL),
+    ("agent_forks.py", FORKS),
+    ("agent_summary.py", SUMMARY),
+    ("agent_structured.py", STRUCTURED),
+]
 
 
 def left_on(server):
@@ -50,7 +108,12 @@ def run(server):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("history.py", HISTORY), ("llamaindex_engine.py", ENGINE), ("llamaindex_agent.py", AGENT)],
+    [
+        ("history.py", HISTORY),
+        ("llamaindex_engine.py", ENGINE),
+        ("llamaindex_agent.py", AGENT),
+        *AGENTS,
+    ],
 )
 def test_an_example_runs_without_a_key(name, told):
     assert run_example(name) == told
@@ -106,3 +169,20 @@ def test_an_example_that_fails_leaves_nothing_either(run, server):
             run(name)
         assert "The model is tired." in failed.value.stderr
     assert left_on(server) == []
+
+
+@pytest.mark.parametrize(("name", "told"), AGENTS)
+def test_an_agent_leaves_nothing_on_the_server(run, server, monkeypatch, name, told):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    server.script = importlib.import_module("agent_travel").pretended
+    assert run(name) == told
+    assert left_on(server) == []
+
+
+def test_an_agent_of_langchain_costs_a_request_a_step(run, server):
+    server.script = calling_once
+    run("agent.py")
+    assert asked(server)[:5] == ["POST /conversations"] + ["POST /responses"] * 4
+    sent = [turn.body["input"] for turn in server.requests[1:5]]
+    assert sent[::2] == ["How is the weather in Singapore?", "Is it colder in Oslo?"]
+    assert [len(results) for results in sent[1::2]] == [1, 1]

@@ -25,6 +25,7 @@ def test_the_examples_of_the_readme_run_one_after_another(
             exec(compile(example, README.name, "exec"), names)  # noqa: S102 - our own README
     assert capsys.readouterr().out.splitlines() == [
         "Alice is 20 years old, and her hobbies are music and chess.",
+        "Erin is 40 years old.",
         "What is my name?",
         "My name is Carol.",
         "Dave is 30 years old.",
@@ -32,7 +33,7 @@ def test_the_examples_of_the_readme_run_one_after_another(
         "user Who is her best friend?",
         "assistant Alice's best friend is Bob.",
     ]
-    assert len(examples) == 7
+    assert len(examples) == 8
 
 
 def test_its_first_example_sends_each_message_once(

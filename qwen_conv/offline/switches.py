@@ -32,7 +32,8 @@ class Switches:
         "Which items of a turn does the conversation keep?",
         "OpenAI keeps all. Qwen's pages say of listed items: 'Always message'.",
         "Turns of messages go on as before: what vouches for a message is its stamp, not its "
-        "listing. A tool's result is sent again with its call, which is not held.",
+        "listing. A result whose call the service neither finds nor lists shows it: from then on "
+        "the list's calls and results go with every turn.",
     )
     response_ids: Literal["uuid", "resp"] = _switch(
         "uuid",
