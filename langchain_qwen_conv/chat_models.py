@@ -448,7 +448,7 @@ class ChatQwenConv(RoutedChatModel):
             kwargs.get("on_divergence") or (thread or self).on_divergence,
             answers.as_held,
             kwargs.get("on_unanswered_call") or self.on_unanswered_call,
-            **({} if thread is None else thread.of_turn),
+            **_looked_after(thread),
         )
 
     def _parted(self, given: list[BaseMessage]) -> tuple[list[BaseMessage], list[BaseMessage]]:
@@ -577,6 +577,18 @@ class ChatQwenConv(RoutedChatModel):
     def lc_secrets(self) -> dict[str, str]:
         """The key is written as the name of its environment variable."""
         return {"api_key": "DASHSCOPE_API_KEY"}
+
+
+def _looked_after(thread: AgentThread | None) -> dict[str, Any]:
+    """What an agent's thread says of a turn, as `TurnRequest` has it."""
+    if thread is None:
+        return {}
+    return {
+        "span": thread.span,
+        "looks": thread.looks,
+        "metadata": thread.metadata,
+        "keeper": thread,
+    }
 
 
 # LangChain asks for the signature of `_generate` at every call. Told once, it need not be worked

@@ -8,7 +8,7 @@ out of a cache.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Self, TypeVar, cast
 
@@ -41,23 +41,28 @@ class AgentThread:
     """The conversation of an agent's thread, for a call of the agent's model.
 
     Attributes:
-        conversation_id: Its id; another one if the call began a new conversation in its place.
+        conversation_id: Its id; another one once a turn was taken in a new one.
         on_divergence: What to do if the thread's messages are not what it holds.
         span: What the thread's messages are of it at the least.
+        looks: Whether the run was begun from a checkpoint that was named: the thread may have gone
+            on behind it, in any process.
         metadata: That of a conversation that is begun.
+        begun: The ids of conversations that were created for the call.
     """
 
     conversation_id: str
     on_divergence: OnDivergence
     span: Span
+    looks: bool
     metadata: Mapping[str, str]
+    begun: list[str] = field(default_factory=list)
 
-    @property
-    def of_turn(self) -> dict[str, Any]:
-        """What it says of a turn besides, as `TurnRequest` has it."""
-        return {"span": self.span, "metadata": self.metadata, "moved": self._move}
+    def begin(self, conversation_id: str) -> None:
+        """Notes a conversation that was created for a turn."""
+        self.begun.append(conversation_id)
 
-    def _move(self, conversation_id: str) -> None:
+    def move(self, conversation_id: str) -> None:
+        """Notes the conversation that is the thread's from now on."""
         self.conversation_id = conversation_id
 
 

@@ -77,12 +77,13 @@ class Proof(NamedTuple):
     """The ledger's word that a conversation ends with a list of so many `messages`.
 
     `digest` stands for the list, within this process. `since` is when the oldest of them that
-    still has to be there was stored, in seconds since 1970.
+    still has to be there was stored, in seconds since 1970. `whole`: it holds nothing else.
     """
 
     messages: int
     digest: int
     since: float
+    whole: bool = False
 
 
 class LocalList:
@@ -146,9 +147,9 @@ class LocalList:
         """The proof that a conversation ends with this list."""
         return Proof(len(self._keys), hash(self._keys), since)
 
-    def proof_with(self, answer: Hashable, since: float) -> Proof:
+    def proof_with(self, answer: Hashable, since: float, *, whole: bool) -> Proof:
         """The proof for this list and the answer that it was given."""
-        return Proof(len(self._keys) + 1, hash((*self._keys, answer)), since)
+        return Proof(len(self._keys) + 1, hash((*self._keys, answer)), since, whole)
 
 
 class Doubt(NamedTuple):
@@ -305,7 +306,14 @@ def _decide(
 ) -> Attach | Look | Diverged:
     if proven := local.proven(known.proof, now):
         assert known.proof is not None  # noqa: S101 - proven says so
-        if not _is_elsewhere(local.stamp(proven - 1), known, base_url, conversation_id):
+        if (span != "whole" or known.proof.whole) and not (
+            _is_elsewhere(local.stamp(proven - 1), known, base_url, conversation_id)
+            # What it says of that place was added by another process, and with it more.
+            or any(
+                _is_there(local.stamp(index), base_url, conversation_id)
+                for index in range(proven, len(local))
+            )
+        ):
             new = local.entries(proven)
             return _attach(
                 new,
@@ -367,6 +375,7 @@ def settle(
     item_ids: tuple[str, ...],
     received: Sequence[Item],
     now: float,
+    whole: bool = False,
 ) -> tuple[Stamp, Known]:
     """What there is to remember of a turn that the service took.
 
@@ -380,6 +389,7 @@ def settle(
         received: What the answer says, as the caller was given it.
         now: Seconds since 1970. Our clock: a server's may be of another kind, and minutes do not
             matter in seven days.
+        whole: Whether the conversation held nothing but the list.
 
     Returns:
         The stamp for the answer, and what this process knows of the conversation now.
@@ -387,7 +397,7 @@ def settle(
     sent = tuple(chain.from_iterable(entry.said for entry in plan.send))
     said = fingerprints(received)
     stamp = Stamp(base_url, conversation_id, response_id, item_ids, now, sent, said, plan.after)
-    proof = local.proof_with(key_of(received), plan.since)
+    proof = local.proof_with(key_of(received), plan.since, whole=whole)
     known = Known(exists=True, head=stamp.ids, proof=proof, unclaimed=sent + said)
     return stamp, known
 
@@ -448,18 +458,25 @@ def _is_elsewhere(stamp: Stamp | None, known: Known, base_url: str, conversation
     """
     return (
         stamp is not None
-        and stamp.conversation_id == conversation_id
-        and stamp.base_url == base_url
+        and _is_there(stamp, base_url, conversation_id)
         and bool(known.head)
         and not set(stamp.ids) & set(known.head)
+    )
+
+
+def _is_there(stamp: Stamp | None, base_url: str, conversation_id: str) -> bool:
+    """Whether a message says that it stands in the conversation."""
+    return (
+        stamp is not None
+        and stamp.conversation_id == conversation_id
+        and stamp.base_url == base_url
     )
 
 
 def _last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str) -> int:
     """Where the last message stands that claims to be in this conversation; -1 if none does."""
     for index in range(len(entries) - 1, -1, -1):
-        stamp = entries[index].stamp
-        if stamp and stamp.conversation_id == conversation_id and stamp.base_url == base_url:
+        if _is_there(entries[index].stamp, base_url, conversation_id):
             return index
     return -1
 
@@ -473,19 +490,19 @@ def _verified(entries: Sequence[Entry], anchor: int, now: float, *, whole: bool)
     place = entries[anchor].stamp
     assert place is not None  # noqa: S101 - what an anchor is
     index, expected = anchor, None
+    taken: set[str] = set()
     while index >= 0:
         entry = entries[index]
         stamp = entry.stamp
-        if (
-            stamp is None
-            or stamp.conversation_id != place.conversation_id
-            or stamp.base_url != place.base_url
-        ):
+        if stamp is None or not _is_there(stamp, place.base_url, place.conversation_id):
             return False
         if stamp.expired(now):
             return f"message {index + 1} is older than seven days, the service has forgotten it"
         if entry.said != stamp.said:
             return f"message {index + 1} was changed since it was stored"
+        if not taken.isdisjoint(stamp.ids):
+            return f"message {index + 1} says that it stands where another does"
+        taken.update(stamp.ids)
         if expected is not None and expected not in stamp.ids:
             return f"something is missing or moved behind message {index + 1}"
         sent = stamp.sent

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qwen_conv.errors import RequestRefusedError, UnansweredCallError
+from qwen_conv.errors import QwenConvError, RequestRefusedError, UnansweredCallError
 from qwen_conv.items import FunctionCall, FunctionOutput, Item
 
 OnUnansweredCall = Literal["answer", "raise"]
@@ -142,7 +142,7 @@ class Pairing:
         return known or _NAMED.findall(text)
 
 
-def is_mendable(error: RequestRefusedError) -> bool:
+def is_mendable(error: QwenConvError) -> bool:
     """Whether a turn was refused for how its tool calls and results travelled."""
     return isinstance(error, UnansweredCallError) or any(
         pattern.search(str(error)) for pattern in (_LONE, _DOUBLE)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType, TracebackType
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 from qwen_conv.api import Api
 from qwen_conv.calls import CreateResponse, DeleteConversation, DeleteItem, RetrieveConversation
@@ -67,6 +67,18 @@ NOT_RUN = (
 """After one of these the conversation is as it was."""
 
 
+class Keeper(Protocol):
+    """Who looks after the id of a conversation."""
+
+    def begin(self, conversation_id: str) -> None:
+        """Is told of a conversation that was created for a turn."""
+        ...
+
+    def move(self, conversation_id: str) -> None:
+        """Is told that the turn was taken there, and all others are to go on there."""
+        ...
+
+
 class TurnRequest(NamedTuple):
     """What a turn is to do.
 
@@ -85,9 +97,11 @@ class TurnRequest(NamedTuple):
             send the whole list on no conversation ("stateless"). `None`: "rebase" with a session,
             "raise" with a bare id.
         span: What the list is at the least.
+        looks: Whether the conversation is looked at although this process knows how it ends: others
+            may have gone on with it since.
         metadata: That of a conversation that the turn begins.
-        moved: Is told the id of the conversation that the turn began in place of the one that was
-            passed by its id; "rebase" needs somebody who looks after that.
+        keeper: Who looks after the id of the conversation, where it was passed by its id: without
+            one, "rebase" is not possible.
         as_held: What an answer's items still say once they are a message of the framework.
         on_unanswered_call: Tell a call without a result, which bars the next turn, that it was not
             executed ("answer"), or raise `UnansweredCallError`.
@@ -105,8 +119,9 @@ class TurnRequest(NamedTuple):
     as_held: Callable[[Sequence[Item]], Sequence[Item]] = tuple
     on_unanswered_call: OnUnansweredCall = "answer"
     span: Span = "new"
+    looks: bool = False
     metadata: Mapping[str, str] = MappingProxyType({})
-    moved: Callable[[str], None] | None = None
+    keeper: Keeper | None = None
 
     def check(self) -> None:
         """Raises `UsageError` unless the turn can be begun at all."""
@@ -127,7 +142,7 @@ class TurnRequest(NamedTuple):
             )
         if self.conversation_id is not None:
             checked_conversation_id(self.conversation_id)
-            if self.on_divergence == "rebase" and self.moved is None:
+            if self.on_divergence == "rebase" and self.keeper is None:
                 raise UsageError(
                     "on_divergence='rebase' binds the key of a session to a new conversation, and "
                     "a bare conversation_id has none: pass a session_id, or another on_divergence."
@@ -157,7 +172,7 @@ class Turn:
     rebind: Row | None = None
     holders: list[Holder] = field(default_factory=list)
     pairing: Pairing = field(default_factory=Pairing)
-    refusal: RequestRefusedError | None = None
+    refusal: RequestRefusedError | ConversationNotFoundError | None = None
     begun: bool = False
     in_flight: bool = False
     ended: bool = False
@@ -176,13 +191,23 @@ class Turn:
         self.in_flight = True
         try:
             yield
-        except RequestRefusedError as error:
+        except (RequestRefusedError, ConversationNotFoundError) as error:
             if self.begun:
                 raise
             self.in_flight = False
-            if not is_mendable(error):
+            if not (is_mendable(error) or self.may_begin_anew(error)):
                 raise
             self.refusal = error
+
+    def may_begin_anew(self, error: QwenConvError) -> bool:
+        """Whether the turn is to begin a new conversation because the one it was for is gone."""
+        request = self.request
+        return (
+            isinstance(error, ConversationNotFoundError)
+            and request.keeper is not None
+            and request.on_divergence == "rebase"
+            and self.decision != "rebased"
+        )
 
     @property
     def call(self) -> CreateResponse:
@@ -327,7 +352,9 @@ async def unsent(api: Api, turn: Turn) -> bool:
         RequestRefusedError: The service refused, and that cannot be mended.
     """
     refusal, turn.refusal = turn.refusal, None
-    if refusal is not None:
+    if isinstance(refusal, ConversationNotFoundError):
+        await _begin_anew(api, turn)
+    elif refusal is not None:
         held: Sequence[Item] = ()
         turn.pairing.learn_earlier(_stored(turn))
         if turn.conversation_id is not None and turn.pairing.lacks(refusal, turn.items):
@@ -372,12 +399,13 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         item_ids=tuple(item.id for item in response.output if item.id),
         received=request.as_held(received),
         now=int(hub.clock()),
+        whole=request.span == "whole",
     )
     hub.ledger.note(turn.conversation_id, known)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
-    if turn.decision == "rebased" and request.moved is not None:
-        request.moved(turn.conversation_id)
+    if turn.decision == "rebased" and request.keeper is not None:
+        request.keeper.move(turn.conversation_id)
     turn.ended = True
     return Outcome(response, request.model, turn.decision, turn.why, stamp)
 
@@ -392,8 +420,16 @@ async def _plan(api: Api, turn: Turn) -> None:
     conversation_id = turn.conversation_id
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
     turn.holders.append(await api.lock(conversation_id))
-    await settle_doubt(api, request.local, conversation_id)
-    verdict = await _decided(api, request, conversation_id)
+    try:
+        await settle_doubt(api, request.local, conversation_id)
+        if request.looks:
+            api.hub.ledger.forget_end(conversation_id)
+        verdict = await _decided(api, request, conversation_id)
+    except ConversationNotFoundError as error:
+        if not turn.may_begin_anew(error):
+            raise
+        await _begin_anew(api, turn)
+        return
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
     else:
@@ -430,10 +466,13 @@ async def settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None
     known = api.hub.ledger.of(conversation_id)
     if known.doubt is None or not known.doubt.concerns(entries := local.entries()):
         return
-    left = known.doubt.left(await read(api, conversation_id, after=known.doubt.behind or None))
+    behind = known.doubt.behind or None
+    items = await _behind(api, conversation_id, behind)
+    left = () if items is None else known.doubt.left(items)
     ids = {item.id for item in left}
-    if any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
-        api.hub.ledger.forget_end(conversation_id)
+    is_strange = items is None or (behind is not None and items and not left)
+    if is_strange or any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
+        api.hub.ledger.forget_end(conversation_id)  # the list is compared with what is there
         return
     await remove(api, conversation_id, reversed(left))
     api.hub.ledger.note(conversation_id, known._replace(doubt=None))
@@ -470,20 +509,34 @@ async def _checked(api: Api, conversation_id: str) -> None:
 
 async def _seen(api: Api, conversation_id: str, look: Look) -> Seen:
     """Reads what the decision has to be told."""
-    try:
-        items = await read(api, conversation_id, after=look.item_id)
-    except (NotFoundError, RequestRefusedError):
-        # Either the conversation is gone, or the item to read behind is.
-        await _checked(api, conversation_id)
-        if look.item_id is None:
-            raise
-        return Seen(look, None)
-    if look.item_id is not None and any(item.id == look.item_id for item in items):
-        return Seen(look, None)  # the server took no notice of where to begin
-    if items or look.item_id is not None:
+    items = await _behind(api, conversation_id, look.item_id)
+    if items or (items is not None and look.item_id is not None):
         known = api.hub.ledger.of(conversation_id)
         api.hub.ledger.note(conversation_id, known._replace(exists=True))
     return Seen(look, items)
+
+
+async def _behind(api: Api, conversation_id: str, item_id: str | None) -> tuple[Item, ...] | None:
+    """The items behind one, or all of them; `None` if the service does not begin there."""
+    try:
+        items = await read(api, conversation_id, after=item_id)
+    except (NotFoundError, RequestRefusedError):
+        # Either the conversation is gone, or the item to read behind is.
+        await _checked(api, conversation_id)
+        if item_id is None:
+            raise
+        return None
+    if item_id is not None and any(item.id == item_id for item in items):
+        return None  # the server took no notice of where to begin
+    return items
+
+
+async def _begin_anew(api: Api, turn: Turn) -> None:
+    """Has a turn begin a new conversation, because the one that it was for is not there."""
+    assert turn.conversation_id is not None  # noqa: S101 - it was looked for
+    api.hub.ledger.note(turn.conversation_id, UNKNOWN)
+    await _part(api, turn, Diverged("the conversation is not there any more", ()), None)
+    _pair(turn)
 
 
 async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> None:
@@ -497,6 +550,8 @@ async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> Non
             turn.why = f"asked to ignore that {verdict.why}"
         case "rebase":
             turn.conversation_id = (await create(api, metadata=request.metadata)).id
+            if request.keeper is not None:
+                request.keeper.begin(turn.conversation_id)
             turn.holders.append(await api.lock(turn.conversation_id))
             entries = request.local.entries()
             turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())

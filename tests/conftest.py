@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         mirrors._woken.set()
 
 
-@pytest.fixture(autouse=True)
-def _closed_loop() -> Iterator[None]:
+@contextmanager
+def main_loop() -> Iterator[None]:
     """The main thread's event loop: LlamaIndex would make one, and not close it."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -53,6 +54,12 @@ def _closed_loop() -> Iterator[None]:
     asyncio.set_event_loop(None)
     loop.run_until_complete(loop.shutdown_asyncgens())  # which closes the hub's client of the loop
     loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _closed_loop() -> Iterator[None]:
+    with main_loop():
+        yield
 
 
 @pytest.fixture

@@ -87,7 +87,22 @@ def test_each_branch_of_a_thread_keeps_its_conversation(server, hub, model, way)
     assert driven.conversation == conversation
     driven.ask("three, otherwise", other)
     assert is_exact(driven, model)
-    assert asked(server) == ["POST /responses"] * 2
+    assert asked(server) == ["GET /conversations/*/items", "POST /responses"] * 2
+
+
+def test_a_thread_that_another_process_went_on_with_is_forked_in_the_first(server, hub, model, way):
+    """What the first process knows of the conversation's end is old by then."""
+    saver = InMemorySaver()
+    first = Driven(agent_on(hub, checkpointer=saver), way)
+    first.ask("one")
+    fork = first.agent.get_state(first.config).config
+    Driven(agent_on(another_process(server), checkpointer=saver), way).ask("two")
+    first.ask("two, otherwise", fork)
+    assert is_exact(first, model)
+    server.requests.clear()
+    first.ask("weather in Paris", first.agent.get_state(first.config).config)
+    assert is_exact(first, model)
+    assert asked(server) == ["GET /conversations/*/items", "POST /responses", "POST /responses"]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 5])
@@ -195,6 +210,20 @@ def test_they_are_not_shown_any_more_if_that_is_asked_for(server, hub, model, wa
     driven.ask("six")
     assert is_exact(driven, model)
     assert asked(server) == ["POST /responses"]
+
+
+def test_a_policy_for_dropped_messages_that_is_changed_holds_from_then_on(server, hub, model, way):
+    saver = InMemorySaver()
+    driven = Driven(agent_on(hub, checkpointer=saver), way)
+    for text in ("one", "two"):
+        driven.ask(text)
+    drop_older(driven, 2)
+    driven.ask("three")
+    assert ("user", "one") in model.shown[-1]
+    ours = QwenConvMiddleware(on_trimmed="rebase")
+    driven = Driven(agent_on(hub, checkpointer=saver, ours=ours), way)
+    driven.ask("four")
+    assert is_exact(driven, model)
 
 
 def test_after_a_summary_the_model_is_shown_that_and_the_rest(server, hub, model, way):

@@ -466,3 +466,20 @@ def test_items_that_are_added_by_hand_are_seen_by_the_next_turn(take, server, hu
     take(chat, [HumanMessage("hello"), AIMessage("hi"), HumanMessage("new")])
     assert said(server, conversation)[:3] == ["user: hello", "assistant: hi", "user: new"]
     assert len(server.items(conversation)) == 4
+
+
+def test_two_processes_take_turns_on_one_conversation_and_each_sees_what_the_other_did(
+    server, hub, take
+):
+    conversation = hub.run(flows.create).id
+    both = [
+        ChatQwenConv(model=MODEL, conversations=each, conversation_id=conversation)
+        for each in (another_process(server), another_process(server))
+    ]
+    messages = []
+    for number in range(6):
+        messages.append(HumanMessage(f"question {number}"))
+        messages.append(take(both[number % 2], messages))
+    assert [line.partition(": ")[2] for line in said(server, conversation)] == [
+        message.text for message in messages
+    ]

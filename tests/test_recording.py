@@ -2,7 +2,7 @@
 
 import pytest
 from click.testing import CliRunner
-from conftest import KEY
+from conftest import KEY, main_loop
 from test_cassettes import exchanges
 from test_examples import left_on
 
@@ -23,7 +23,7 @@ def run(*arguments, **environment):
 def recorded(tmp_path_factory):
     """What one run against a server prints, and the folder that it wrote."""
     into = tmp_path_factory.mktemp("cassettes")
-    with OfflineServer(script, conversation_echo="no") as server:
+    with OfflineServer(script, conversation_echo="no") as server, main_loop():
         told = run(
             *["--into", str(into), "--patience", "0.2"],
             DASHSCOPE_API_KEY=KEY,
