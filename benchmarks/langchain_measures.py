@@ -11,6 +11,7 @@ from typing import Any
 import openai
 
 from benchmarks.figures import Cost, Row, Target, compare, cost_of, each
+from benchmarks.langchain_agents import agents
 from benchmarks.langchain_sides import FIRSTS, Begin, Dialog, langchain_sides
 from benchmarks.names import BY_HAND, DICTS, OURS, SDK
 from benchmarks.starts import rows
@@ -32,6 +33,7 @@ class LangChainWorkload(Workload):
     """How much is measured with LangChain.
 
     Attributes:
+        agent_turns: The turns of an agent's thread.
         first_chunk_rounds: The rounds of waiting for a first chunk.
         items: The items of the conversation that is read.
         reading_rounds: The rounds of reading it.
@@ -39,6 +41,7 @@ class LangChainWorkload(Workload):
         crowd_rounds: The rounds of such turns.
     """
 
+    agent_turns: int
     first_chunk_rounds: int
     items: int
     reading_rounds: int
@@ -224,5 +227,5 @@ async def _at_once(dialogs: Sequence[Dialog]) -> None:
             tasks.create_task(dialog.atake())
 
 
-MEASURES = (traffic, invocations, streams, first_chunks, starts, reading, crowds)
+MEASURES = (traffic, agents, invocations, streams, first_chunks, starts, reading, crowds)
 """All of it, in the order of the report."""
