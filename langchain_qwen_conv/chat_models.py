@@ -18,6 +18,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 
+import langchain_qwen_conv.blocks  # noqa: F401 - tells LangChain how it shows our answers
 from langchain_qwen_conv import messages
 from langchain_qwen_conv.errors import as_model_errors
 from langchain_qwen_conv.profiles import PROVIDER, profile_of

@@ -2,8 +2,9 @@
 
 `to_core` and `from_core` are a mirrored pair: for every answer, `to_core(from_core(items))` says
 what `items` say. What has no place on the wire and is not sent: a message's `name`, `id`,
-`additional_kwargs` and `response_metadata`, a tool message's `artifact` and `status`, and all
-reasoning. What has no place and would be missed is refused (`NotRepresentableError`).
+`additional_kwargs` and `response_metadata`, a tool message's `artifact` and `status`, all
+reasoning, and what the service's own tools did. What has no place and would be missed is refused
+(`NotRepresentableError`).
 
 Content is read through LangChain's own standard blocks (`content_blocks`), so that the formats of
 other providers are understood as far as LangChain understands them.
@@ -28,6 +29,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from langchain_qwen_conv.profiles import PROVIDER
 from qwen_conv.decision import Entry, key_of
 from qwen_conv.errors import NotRepresentableError
 from qwen_conv.items import (
@@ -65,7 +67,15 @@ _CHAT_ROLES: dict[str, Role] = {
     "developer": "developer",
 }
 
-_NEVER_SENT_BACK = {"reasoning", "thinking", "redacted_thinking", "reasoning_content"}
+_NEVER_SENT_BACK = {
+    "reasoning",
+    "thinking",
+    "redacted_thinking",
+    "reasoning_content",
+    "server_tool_call",
+    "server_tool_call_chunk",
+    "server_tool_result",
+}
 _SAID_IN_TOOL_CALLS = {
     "tool_call",
     "tool_call_chunk",
@@ -277,6 +287,7 @@ def _said(message: AIMessage) -> Iterator[Item]:
 
 
 def _answer_parts(message: AIMessage) -> Iterator[Part]:
+    is_ours = message.response_metadata.get("model_provider") == PROVIDER
     for block in message.content_blocks:
         wire: Mapping[str, Any] = block
         if wire["type"] == "non_standard":
@@ -288,6 +299,8 @@ def _answer_parts(message: AIMessage) -> Iterator[Part]:
                 yield Refusal(wire["refusal"])
             case kind if kind in _NEVER_SENT_BACK or kind in _SAID_IN_TOOL_CALLS:
                 pass
+            case _ if block["type"] == "non_standard" and is_ours:
+                pass  # an item of the service's own, which answered it
             case kind:
                 raise _unplaced(message, kind, "an answer is text and tool calls")
 

@@ -3,7 +3,7 @@
 Needs `qwen-conv[offline]`. It is no language model; see `OfflineServer`.
 """
 
-from qwen_conv.offline.responder import CallTool, Fail, Say, Script, Think
+from qwen_conv.offline.responder import CallTool, Fail, Say, Script, Think, UseTool
 from qwen_conv.offline.server import OfflineServer
 from qwen_conv.offline.service import SeenRequest
 from qwen_conv.offline.store import Clock
@@ -19,4 +19,5 @@ __all__ = [
     "SeenRequest",
     "Switches",
     "Think",
+    "UseTool",
 ]

@@ -24,6 +24,7 @@ from qwen_conv.offline.responder import (
     Say,
     Script,
     Think,
+    UseTool,
     pieces_of,
 )
 from qwen_conv.offline.switches import Switches
@@ -134,7 +135,7 @@ def cut(pieces: Sequence[Piece], most: int | None) -> tuple[tuple[Piece, ...], b
             continue
         words = re.findall(r"\s*\S+", piece.text)
         if len(words) > left:
-            return (*kept, Say("".join(words[:left]))), True
+            return (*kept, Say("".join(words[:left]), piece.annotations)), True
         left -= len(words)
         kept.append(piece)
     return tuple(kept), False
@@ -149,8 +150,8 @@ def output_items(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
             case Think(text):
                 summary = [{"type": "summary_text", "text": text}]
                 items.append({"type": "reasoning", "id": item_id, "summary": summary})
-            case Say(text):
-                part = {"type": "output_text", "text": text, "annotations": []}
+            case Say(text, annotations):
+                part = {"type": "output_text", "text": text, "annotations": [*annotations]}
                 items.append({**message("assistant", [part]), "id": item_id})
             case CallTool(name, arguments, call_id):
                 written = arguments if isinstance(arguments, str) else json.dumps(arguments)
@@ -164,6 +165,8 @@ def output_items(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
                         "status": "completed",
                     }
                 )
+            case UseTool(item):
+                items.append({**item, "id": item_id})
     return items
 
 
@@ -255,8 +258,11 @@ def _item_events(index: int, item: Json, switches: Switches) -> Iterator[dict[st
                 yield {"type": "response.reasoning_text.delta", **at, "delta": piece}
             yield {"type": "response.reasoning_text.done", **at, "text": text}
             yield {"type": done, "output_index": index, "item": item}
-        case _:
+        case "function_call":
             yield from _call_events(at, item, switches)
+        case _:
+            yield {"type": added, "output_index": index, "item": {**item, "status": "in_progress"}}
+            yield {"type": done, "output_index": index, "item": item}
 
 
 def _call_events(at: Mapping[str, Any], item: Json, switches: Switches) -> Iterator[dict[str, Any]]:

@@ -19,9 +19,10 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """The answer's text."""
+    """The answer's text, and what it cites, as the service writes that."""
 
     text: str
+    annotations: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,13 @@ class CallTool:
 
 
 @dataclass(frozen=True, slots=True)
+class UseTool:
+    """What a tool of the service's own did: its item, as the service writes it, without an id."""
+
+    item: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
     """An error instead of an answer. `after` pieces of text are streamed before it."""
 
@@ -50,7 +58,7 @@ class Fail:
     after: int = 0
 
 
-Piece = Say | Think | CallTool | Fail
+Piece = Say | Think | CallTool | UseTool | Fail
 Answer = str | Piece | Sequence[str | Piece]
 Script = Callable[[Sequence[Json], Json], Answer | Awaitable[Answer]]
 """Given what the model is shown (the instructions as a first system message, the conversation, the
@@ -59,7 +67,7 @@ input), oldest first, and the request's body, returns the answer: a text, a piec
 
 def pieces_of(answer: Answer) -> tuple[Piece, ...]:
     """The answer as pieces."""
-    several = [answer] if isinstance(answer, str | Say | Think | CallTool | Fail) else [*answer]
+    several = [answer] if isinstance(answer, str | Piece) else [*answer]
     return tuple(Say(one) if isinstance(one, str) else one for one in several)
 
 
