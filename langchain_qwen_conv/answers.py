@@ -84,7 +84,8 @@ def _metadata(outcome: Outcome) -> dict[str, Any]:
     if response.incomplete_reason:
         metadata["incomplete_reason"] = response.incomplete_reason
     if stamp is not None:
-        metadata["conversation_id"] = stamp.conversation_id
+        if stamp.conversation_id:
+            metadata["conversation_id"] = stamp.conversation_id
         metadata[STAMP] = stamp.to_dict()
     return metadata
 

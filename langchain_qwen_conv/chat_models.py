@@ -96,7 +96,8 @@ class ChatQwenConv(RoutedChatModel):
             `hub.run(qwen_conv.flows.create)`.
         session_id: A name of your own, which the hub's registry binds to a conversation. The
             conversation is created with the first turn.
-        Neither: stateless calls; all messages are sent and nothing is stored.
+        Neither: stateless calls; all messages are sent and nothing is stored. Or, with
+            `state="response"`, each turn follows the response of the last one.
         A call can say otherwise: `invoke(..., conversation_id=...)` or `session_id=...`, or
         `config={"configurable": {"qwen_conversation_id": ...}}`, or `{"session_id": ...}` there
         if the model was given a hub or a registry and no conversation_id. The config reaches
@@ -285,6 +286,11 @@ class ChatQwenConv(RoutedChatModel):
             checked_conversation_id(self.conversation_id)
             if self.session_id is not None:
                 raise UsageError("Pass conversation_id or session_id, not both.")
+        if self.state == "response" and self._in_conversation({}):
+            raise UsageError(
+                "state='response' has each turn follow the last one's response, and no "
+                "conversation: leave out conversation_id and session_id, or state."
+            )
         # LangChain's own tests make models with max_tokens=10: the turn checks its minimum.
         checked_sampling(temperature=self.temperature, top_p=self.top_p, stop=self.stop)
         checked_thinking(effort=self.reasoning_effort, enabled=self.enable_thinking)
@@ -426,11 +432,11 @@ class ChatQwenConv(RoutedChatModel):
             )
         if self._stop(stop):
             checked_sampling(stop=stop)
-            if self._in_conversation(kwargs):
+            if self.state == "response" or self._in_conversation(kwargs):
                 raise UsageError(
-                    "stop cannot be used in a conversation: the service has no such parameter, "
-                    "and an answer that is cut here would stay whole there. Pass stop=[], or "
-                    "conversation_id=None for a stateless call."
+                    "stop cannot be used where the service keeps the context: it has no such "
+                    "parameter, and an answer that is cut here would stay whole there. Pass "
+                    "stop=[], or conversation_id=None for a stateless call."
                 )
         settings = self._settings(kwargs)
         checked_sampling(**{name: settings.get(name) for name in SAMPLING})
@@ -449,6 +455,7 @@ class ChatQwenConv(RoutedChatModel):
             kwargs.get("on_divergence") or (thread or self).on_divergence,
             answers.as_held,
             kwargs.get("on_unanswered_call") or self.on_unanswered_call,
+            chains=self.state == "response",
             **_looked_after(thread),
         )
 

@@ -226,6 +226,11 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                 self._told.add(kind)
                 logger.warning("the agent's model is a %s: it is asked on no conversation", kind)
             return None
+        if model.state == "response":
+            raise UsageError(
+                "The agent's model follows responses (state='response'), which takes no "
+                "conversation: leave QwenConvMiddleware out, or state."
+            )
         own = {"conversation_id": model.conversation_id, "session_id": model.session_id}
         if any(selected.get(name, value) is not None for name, value in own.items()):
             raise UsageError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.globals import get_llm_cache
@@ -99,6 +99,11 @@ class RoutedChatModel(BaseChatModel):
     session_id: str | None = None
     """The session to go on with: a key of the hub's registry."""
 
+    state: Literal["conversation", "response"] = "conversation"
+    """How context is kept: in a conversation, if one is selected; or by each turn's following the
+    response of the last one, which the stamps of the list's answers name. A list can then go back
+    and branch; a response lives for seven days."""
+
     config_selects: bool = True
     """Whether the config of a call can select the conversation. A call inside a chain has the
     config of the call around it. Inside a graph of LangGraph no config does: all that runs there
@@ -159,7 +164,11 @@ class RoutedChatModel(BaseChatModel):
     def _route(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's arguments, with the conversation that the config selects, if it does."""
         config = ensure_config(config)
-        if not self.config_selects or _LANGGRAPH in config.get("metadata", ()):
+        if (
+            not self.config_selects
+            or self.state == "response"
+            or _LANGGRAPH in config.get("metadata", ())
+        ):
             return kwargs
         configurable = config.get("configurable") or {}
         session_id = configurable.get("session_id")

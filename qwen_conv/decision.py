@@ -325,7 +325,7 @@ def _decide(
             )
 
     entries = local.entries()
-    anchor = _last_stamped(entries, base_url, conversation_id)
+    anchor = last_stamped(entries, base_url, conversation_id)
 
     if anchor < 0 and span == "new" and not any(entry.is_answer for entry in entries):
         if not known.exists:
@@ -336,7 +336,7 @@ def _decide(
         return _attach(entries, "the conversation is empty", after="", since=now)
 
     if anchor >= 0:
-        held = _verified(entries, anchor, now, whole=span == "whole")
+        held = verified(entries, anchor, now, whole=span == "whole")
         if isinstance(held, str):
             return Diverged(held, _new(entries))
         stamp = entries[anchor].stamp
@@ -473,7 +473,7 @@ def _is_there(stamp: Stamp | None, base_url: str, conversation_id: str) -> bool:
     )
 
 
-def _last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str) -> int:
+def last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str) -> int:
     """Where the last message stands that claims to be in this conversation; -1 if none does."""
     for index in range(len(entries) - 1, -1, -1):
         if _is_there(entries[index].stamp, base_url, conversation_id):
@@ -481,7 +481,7 @@ def _last_stamped(entries: Sequence[Entry], base_url: str, conversation_id: str)
     return -1
 
 
-def _verified(entries: Sequence[Entry], anchor: int, now: float, *, whole: bool) -> bool | str:
+def verified(entries: Sequence[Entry], anchor: int, now: float, *, whole: bool) -> bool | str:
     """Whether the stamps vouch for every message up to the anchor; a text says what contradicts.
 
     Walks backwards: an answer, what its turn sent, the answer before that. The beginning of the

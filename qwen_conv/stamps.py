@@ -19,7 +19,7 @@ class Stamp(NamedTuple):
 
     Attributes:
         base_url: The service that holds the conversation.
-        conversation_id: The conversation.
+        conversation_id: The conversation; `""` if responses follow each other without one.
         response_id: The response that the message answers in; `None` if it was read from a list.
         item_ids: The items that the message is, in order.
         at: When it was stored, in seconds since 1970.
@@ -28,6 +28,7 @@ class Stamp(NamedTuple):
         after: The response or item that the conversation ended with before the turn; `""` if it
             was empty; `None` if that was not known.
         encoded: Whether it is stored as a message that stands for tool calls or a result.
+        seal: What only who has the API key can make of the rest; see `qwen_conv.chains`.
     """
 
     base_url: str
@@ -39,6 +40,7 @@ class Stamp(NamedTuple):
     said: tuple[Fingerprint, ...] = ()
     after: str | None = None
     encoded: bool = False
+    seal: str = ""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -62,6 +64,7 @@ class Stamp(NamedTuple):
             "said": list(self.said),
             "after": self.after,
             **({"encoded": True} if self.encoded else {}),
+            **({"seal": self.seal} if self.seal else {}),
         }
 
     @classmethod
@@ -90,5 +93,6 @@ class Stamp(NamedTuple):
                     tuple(said),
                     after,
                     more.get("encoded") is True,
+                    seal if isinstance(seal := more.get("seal"), str) else "",
                 )
         return None

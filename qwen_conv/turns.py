@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 from qwen_conv.api import Api
 from qwen_conv.calls import CreateResponse, DeleteConversation, DeleteItem, RetrieveConversation
+from qwen_conv.chains import NOWHERE, follow, sealed
 from qwen_conv.decision import (
     Attach,
     Diverged,
@@ -37,6 +38,7 @@ from qwen_conv.errors import (
     PermissionRefusedError,
     QwenConvError,
     RequestRefusedError,
+    ResponseNotFoundError,
     UsageError,
     blacken,
 )
@@ -54,7 +56,7 @@ from qwen_conv.stamps import Stamp
 
 logger = logging.getLogger("qwen_conv")
 
-Decision = Literal["attached", "stateless", "chained", "rebased"]
+Decision = Literal["attached", "stateless", "chained", "rebased", "recovered"]
 
 NOT_RUN = (
     UsageError,
@@ -102,6 +104,7 @@ class TurnRequest(NamedTuple):
         metadata: That of a conversation that the turn begins.
         keeper: Who looks after the id of the conversation, where it was passed by its id: without
             one, "rebase" is not possible.
+        chains: Whether the turn follows the response of the last one; see `qwen_conv.chains`.
         as_held: What an answer's items still say once they are a message of the framework.
         on_unanswered_call: Tell a call without a result, which bars the next turn, that it was not
             executed ("answer"), or raise `UnansweredCallError`.
@@ -122,6 +125,7 @@ class TurnRequest(NamedTuple):
     looks: bool = False
     metadata: Mapping[str, str] = MappingProxyType({})
     keeper: Keeper | None = None
+    chains: bool = False
 
     def check(self) -> None:
         """Raises `UsageError` unless the turn can be begun at all."""
@@ -131,10 +135,10 @@ class TurnRequest(NamedTuple):
                 "or 'stateless'."
             )
         ways = [self.conversation_id, self.session, self.previous_response_id]
-        if sum(way is not None for way in ways) > 1:
+        if sum(way is not None for way in ways) + self.chains > 1:
             raise UsageError(
                 "A turn follows one thing: pass one of conversation_id, session_id and "
-                "previous_response_id."
+                "previous_response_id, and none where responses follow each other."
             )
         if self.on_unanswered_call not in get_args(OnUnansweredCall):
             raise UsageError(
@@ -172,7 +176,7 @@ class Turn:
     rebind: Row | None = None
     holders: list[Holder] = field(default_factory=list)
     pairing: Pairing = field(default_factory=Pairing)
-    refusal: RequestRefusedError | ConversationNotFoundError | None = None
+    refusal: RequestRefusedError | NotFoundError | None = None
     begun: bool = False
     in_flight: bool = False
     ended: bool = False
@@ -191,7 +195,7 @@ class Turn:
         self.in_flight = True
         try:
             yield
-        except (RequestRefusedError, ConversationNotFoundError) as error:
+        except (RequestRefusedError, NotFoundError) as error:
             if self.begun:
                 raise
             self.in_flight = False
@@ -200,8 +204,10 @@ class Turn:
             self.refusal = error
 
     def may_begin_anew(self, error: QwenConvError) -> bool:
-        """Whether the turn is to begin a new conversation because the one it was for is gone."""
+        """Whether the turn is to begin anew because what it was to go on with is gone."""
         request = self.request
+        if isinstance(error, ResponseNotFoundError):
+            return request.chains and request.previous_response_id is not None
         return (
             isinstance(error, ConversationNotFoundError)
             and request.keeper is not None
@@ -274,9 +280,10 @@ class Outcome(NamedTuple):
     Attributes:
         response: The answer.
         model: The model that was asked.
-        decision: "attached", "rebased", "stateless" or "chained" (to an earlier response).
+        decision: "attached", "rebased", "stateless", "chained" (to an earlier response), or
+            "recovered" (a chain whose responses are not there any more, begun anew).
         why: What was decided by, in words, without content.
-        stamp: Where the answer is stored; `None` if it is in no conversation.
+        stamp: Where the answer is stored; `None` if it is in no conversation, and no chain.
     """
 
     response: Response
@@ -306,6 +313,10 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
     """Finds the conversation, takes its lock, and decides what to send; see `take`."""
     request.check()
     hub = api.hub
+    if request.chains:
+        turn = _chained(hub, request)
+        _pair(turn)
+        return turn
     if request.conversation_id is None and request.session is None:
         chained = request.previous_response_id is not None
         plan = Attach(request.local.entries(), "nothing selects a conversation")
@@ -331,9 +342,40 @@ async def begin(api: Api, request: TurnRequest) -> Turn:
     return turn
 
 
+def _chained(hub: QwenConversations, request: TurnRequest) -> Turn:
+    """A turn that follows the response of the last one, as far as the list says the same."""
+    found = follow(
+        request.local,
+        base_url=hub.base_url,
+        secret=hub.secret,
+        now=hub.clock(),
+        checks=request.on_divergence != "ignore",
+    )
+    send, response_id = found.send, found.response_id
+    decision: Decision = "chained"
+    why = "it follows the last answer" if response_id else "there is no answer to follow"
+    if found.changed:
+        why = f"it follows an earlier answer: {found.changed}" if response_id else found.changed
+        match request.on_divergence:
+            case "raise":
+                raise DivergedError("the chain of its answers", found.changed)
+            case "stateless":
+                decision, send, response_id = "stateless", request.local.entries(), None
+            case _ if response_id is None:
+                decision = "recovered" if found.expired else "rebased"
+    if not send:
+        raise UsageError(
+            "There is nothing new to send: the list ends with the answer that is followed. Add a "
+            "message."
+        )
+    plan = Attach(send, why, after=response_id or "", since=hub.clock())
+    return Turn(hub, request._replace(previous_response_id=response_id), decision, why, plan)
+
+
 def _pair(turn: Turn) -> None:
     """Has calls and results go as the service has wanted it before."""
-    turn.pairing.paired, turn.pairing.kept = turn.hub.ledger.pairing(turn.hub.base_url)
+    turn.pairing.paired, kept = turn.hub.ledger.pairing(turn.hub.base_url)
+    turn.pairing.kept = kept or turn.conversation_id is None  # responses keep all of it
     has_results = any(isinstance(item, FunctionOutput) for item in turn.items)
     if not turn.pairing.kept or (turn.pairing.paired and has_results):
         turn.pairing.learn_earlier(_stored(turn))
@@ -352,7 +394,9 @@ async def unsent(api: Api, turn: Turn) -> bool:
         RequestRefusedError: The service refused, and that cannot be mended.
     """
     refusal, turn.refusal = turn.refusal, None
-    if isinstance(refusal, ConversationNotFoundError):
+    if isinstance(refusal, ResponseNotFoundError):
+        _recover(turn)
+    elif isinstance(refusal, NotFoundError):
         await _begin_anew(api, turn)
     elif refusal is not None:
         held: Sequence[Item] = ()
@@ -366,10 +410,16 @@ async def unsent(api: Api, turn: Turn) -> bool:
     return not turn.in_flight
 
 
+def _recover(turn: Turn) -> None:
+    """Has a turn send the whole list, because the response that it was to follow is not there."""
+    turn.request = turn.request._replace(previous_response_id=None)
+    turn.decision, turn.why = "recovered", "the response that it follows is not there any more"
+    turn.plan = Attach(turn.request.local.entries(), turn.why, after="", since=turn.hub.clock())
+    _pair(turn)
+
+
 def _stored(turn: Turn) -> Iterator[Item]:
     """What stands in the caller's list before what is sent."""
-    if turn.conversation_id is None:
-        return iter(())
     entries = turn.request.local.entries()
     return chain.from_iterable(entry.items for entry in entries[: -len(turn.plan.send)])
 
@@ -388,19 +438,22 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired, kept=turn.pairing.kept)
     if turn.pairing.unanswered:
         turn.why += f"; tool calls that were given no result: {len(turn.pairing.unanswered)}"
-    if turn.conversation_id is None:
+    if turn.conversation_id is None and (turn.decision == "stateless" or not request.chains):
         return Outcome(response, request.model, turn.decision, turn.why, None)
     stamp, known = settle(
         request.local,
         turn.plan,
         base_url=hub.base_url,
-        conversation_id=turn.conversation_id,
+        conversation_id=turn.conversation_id or NOWHERE,
         response_id=response.id,
         item_ids=tuple(item.id for item in response.output if item.id),
         received=request.as_held(received),
         now=int(hub.clock()),
         whole=request.span == "whole",
     )
+    if turn.conversation_id is None:
+        stamp = sealed(stamp, hub.secret)
+        return Outcome(response, request.model, turn.decision, turn.why, stamp)
     hub.ledger.note(turn.conversation_id, known)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
