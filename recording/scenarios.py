@@ -192,6 +192,24 @@ async def chained_responses(way: Way) -> None:
         await send(DeleteResponse(response.id))
 
 
+async def followed_responses(way: Way) -> None:
+    """Each turn follows the last one's response; a list goes back, and one response is deleted."""
+    chat = way.chat(way.process(), state="response")
+    messages: list[BaseMessage] = []
+    for question in (FACT, "How old is she?"):
+        messages.append(HumanMessage(question))
+        messages.append(await way.answer(chat, messages))
+    branch = [*messages[:2], HumanMessage("What are her hobbies?")]
+    branched = await way.streamed(way.chat(way.process(), state="response"), branch)
+    last = messages[-1].response_metadata["response_id"]
+    await way.run(way.process(), flows.send, DeleteResponse(last))
+    recovered = await way.answer(chat, [*messages, HumanMessage("Say that again.")])
+    decisions = [
+        one.response_metadata["decision"] for one in (*messages[1::2], branched, recovered)
+    ]
+    assert decisions == ["chained", "chained", "chained", "recovered"]
+
+
 async def agent_thread(way: Way) -> None:
     """An agent calls a tool; another process goes on with its thread, and a third branches it."""
     saver = InMemorySaver()
@@ -343,6 +361,7 @@ SCENARIOS = (
     history_by_hand,
     eight_endpoints,
     chained_responses,
+    followed_responses,
     agent_thread,
     llamaindex_chat,
     llamaindex_store,
