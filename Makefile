@@ -13,7 +13,7 @@ PLUGINS := -p no:codspeed -o asyncio_default_fixture_loop_scope=function -o asyn
 REACHING := cassettes standard hub flows responses other_servers packaging chat_model_answers \
 	chat_model_tools chat_model_turns llama_llm_failures llama_llm_structured llama_engines
 
-.PHONY: demo test lint types bench record record-offline clean
+.PHONY: demo test lint types bench record record-offline record-standard clean
 
 demo: .venv/demo  ## hold the Alice conversation of the documents, offline or with your key
 	@$(BIN)/python examples/alice.py
@@ -38,6 +38,9 @@ record: .venv/dev  ## cassettes from Qwen, with DASHSCOPE_API_KEY, and what they
 
 record-offline: .venv/dev  ## the cassettes that need no key
 	@$(BIN)/python -m recording offline
+
+record-standard: .venv-openai2/dev  ## the cassette of LangChain's own tests, without a key
+	@$(OLDER)/python -m pytest -q $(PLUGINS) --record-standard tests/test_standard.py -k TestReplayed
 
 clean:
 	rm -rf .venv .venv-openai2

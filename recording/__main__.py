@@ -44,7 +44,7 @@ def main(context: click.Context, model: str, into: Path, patience: float) -> Non
 @click.pass_obj
 def offline(into: Path) -> None:
     """Records the cassettes that need no key: from the offline server, and from the documents."""
-    source = Provenance("offline", f"qwen_conv.offline {_versions()}")
+    source = Provenance("offline", f"qwen_conv.offline {versions()}")
     for scenario in SCENARIOS:
         path = into / "offline" / f"{scenario.__name__}.yaml"
         with OfflineServer(script) as server, recording(path, [server.base_url], source):
@@ -65,7 +65,7 @@ def live(into: Path, model: str, patience: float) -> None:
             f"{hub.base_url} is not Qwen's: cassettes/live is for what Qwen answered. Name another "
             "folder by --into."
         )
-    source = Provenance("live", f"{hub.base_url}, {model}, {_versions()}")
+    source = Provenance("live", f"{hub.base_url}, {model}, {versions()}")
     for scenario in SCENARIOS:
         path = into / "live" / f"{scenario.__name__}.yaml"
         way = Way(hub.secret, hub.base_url, model, asynchronous=False)
@@ -92,7 +92,8 @@ def line(finding: Finding) -> str:
     )
 
 
-def _versions() -> str:
+def versions() -> str:
+    """The day, and what was recorded with."""
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, qwen-conv {version('qwen-conv')}, "
         f"openai {version('openai')}, vcrpy {version('vcrpy')}, Python {platform.python_version()}"

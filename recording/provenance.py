@@ -23,7 +23,7 @@ could hold a key; the header `{PROVENANCE}` says who gave the answer.
 
 `make record` records the scenarios from Qwen into `live/`, where `DASHSCOPE_API_KEY` is set, and
 prints which of the [assumptions](../docs/assumptions.md) held. `make record-offline` records the
-others. Both write this page.
+others, and `make record-standard` the one of LangChain's own tests. All write this page.
 
 | cassette | provenance | source |
 |---|---|---|

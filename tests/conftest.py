@@ -28,6 +28,12 @@ WAYS = ("invoke", "stream", "ainvoke", "astream")
 Take = Callable[..., AIMessage]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-standard", action="store_true", help="record what LangChain's own tests send"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test knows nothing of another, whose server may have had the same port.

@@ -5,6 +5,7 @@ They run where langchain-tests does: it holds vcrpy below 9.
 
 from itertools import count
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
@@ -12,6 +13,9 @@ from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
 from qwen_conv.offline import CallTool, OfflineServer
 from qwen_conv.offline.responder import text_of
+from recording import provenance
+from recording.__main__ import versions
+from recording.tape import FOLDER, PINNED, Provenance, recording, replaying
 
 pytest.importorskip("langchain_tests", reason="langchain-tests holds vcrpy below 9")
 
@@ -20,6 +24,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 MODEL = "qwen3.6-plus"
 NUMBERS = count()
+CASSETTE = FOLDER / "offline" / "standard_tests.yaml"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,6 +39,10 @@ def _pictures(monkeypatch):
     """What LangChain's tests would get from the web, a picture or a sound: any bytes will do."""
     monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "nobody asks")
     monkeypatch.setattr("httpx.get", lambda *_, **__: SimpleNamespace(content=b"of the web"))
+    # A cassette knows only the ids of calls that were made up when it was recorded.
+    numbers = count()
+    made_up_ids = SimpleNamespace(uuid4=lambda: UUID(int=next(numbers)))
+    monkeypatch.setattr("langchain_core.utils.function_calling.uuid", made_up_ids)
 
 
 def calls_the_first_tool(context, request):
@@ -106,6 +115,27 @@ class TestInAConversation(OnServer):
     @pytest.mark.xfail(reason="the service has no stop: refused in a conversation")
     def test_stop_sequence(self, model):
         super().test_stop_sequence(model)
+
+
+class TestReplayed(OnServer):
+    """The same from a cassette, with the network blocked; `make record-standard` records it."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @staticmethod
+    def _tape(request):
+        if request.config.getoption("--record-standard"):
+            source = Provenance("offline", f"qwen_conv.offline {versions()}")
+            with (
+                OfflineServer(calls_the_first_tool) as server,
+                recording(CASSETTE, [server.base_url], source),
+            ):
+                TestReplayed.hub = QwenConversations(api_key="any", base_url=server.base_url)
+                yield
+            provenance.write(FOLDER)
+        else:
+            with replaying(CASSETTE):
+                TestReplayed.hub = QwenConversations(api_key="any", base_url=PINNED)
+                yield
 
 
 class TestFollowingResponses(OnServer):
