@@ -100,7 +100,7 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             the model is still shown them ("keep"), or do as with any other difference ("rebase").
             A list without any answer is never taken for one of which the rest was dropped.
         metadata: Metadata of the conversations besides "thread_id" and "user_id", which are taken
-            from the config.
+            from the config, or from the run's context.
         id_in_state: Whether the conversation's id is the agent's own ("private"), or also goes in
             and out with the state ("public"): for agents that are nodes of a graph, whose state has
             a `qwen_conversation_id`. Whoever passes a state in can then name any conversation of
@@ -140,27 +140,21 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     # --- Before the agent ---------------------------------------------------------------------
 
-    def before_agent(
-        self,
-        state: AgentState[Any],
-        runtime: Runtime[Any],  # noqa: ARG002 - LangChain's
-    ) -> dict[str, Any] | None:
+    def before_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Creates the thread's conversation, if there is none and the hub is known."""
         if self.conversations is None or state.get(STATE_KEY) is not None:
             return None
         with as_model_errors(in_conversation=False):
-            return {STATE_KEY: finish(self._created(self.conversations.sync()))}
+            return {STATE_KEY: finish(self._created(self.conversations.sync(), runtime))}
 
     async def abefore_agent(
-        self,
-        state: AgentState[Any],
-        runtime: Runtime[Any],  # noqa: ARG002 - LangChain's
+        self, state: AgentState[Any], runtime: Runtime[Any]
     ) -> dict[str, Any] | None:
         """`before_agent`, leaving the event loop free."""
         if self.conversations is None or state.get(STATE_KEY) is not None:
             return None
         with as_model_errors(in_conversation=False):
-            return {STATE_KEY: await self._created(self.conversations.tasks())}
+            return {STATE_KEY: await self._created(self.conversations.tasks(), runtime)}
 
     # --- Calls of the model -------------------------------------------------------------------
 
@@ -250,23 +244,25 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     ) -> AgentThread:
         """The thread's conversation; it is created if there is none yet."""
         known = _state(request).get(STATE_KEY)
-        conversation_id = await self._created(api) if known is None else known
+        conversation_id = await self._created(api, request.runtime) if known is None else known
         return AgentThread(
             checked_conversation_id(conversation_id),
             self.on_divergence or model.on_divergence or "rebase",
             "tail" if self.on_trimmed == "keep" else "whole",
             _is_from_a_checkpoint(request),
-            self._metadata(),
+            self._metadata(request.runtime),
             [conversation_id] if known is None else [],
         )
 
-    async def _created(self, api: Api) -> str:
-        return (await flows.create(api, metadata=self._metadata())).id
+    async def _created(self, api: Api, runtime: Runtime[Any]) -> str:
+        return (await flows.create(api, metadata=self._metadata(runtime))).id
 
-    def _metadata(self) -> dict[str, str]:
+    def _metadata(self, runtime: Runtime[Any]) -> dict[str, str]:
         """What a conversation of the thread that runs is to tell of itself."""
-        configurable = ensure_config().get("configurable", {})
-        told = {name: configurable.get(name) for name in _FROM_CONFIG}
+        context = runtime.context
+        known = context if isinstance(context, Mapping) else getattr(context, "__dict__", {})
+        known = {**known, **ensure_config().get("configurable", {})}
+        told = {name: known.get(name) for name in _FROM_CONFIG}
         metadata = {name: str(value) for name, value in told.items() if value is not None}
         for name in [name for name, value in metadata.items() if len(value) > METADATA_VALUE_CHARS]:
             logger.warning("%s is too long for a conversation's metadata, and left out", name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import dataclass
 
 import pytest
 from agents import WAYS, Driven, Model, agent_on, local_transcript, settled, transcript, weather
@@ -74,6 +75,18 @@ def test_each_thread_has_a_conversation_that_says_whose_it_is(server, hub, model
     assert created == [
         {"thread_id": thread, "user_id": "alice", "app": "travel"} for thread in ("1", "2")
     ]
+
+
+@pytest.mark.parametrize("given", ["no hub", "a hub"])
+def test_the_user_may_be_in_the_context_of_the_run(server, hub, model, given):
+    @dataclass
+    class Context:
+        user_id: str
+
+    ours = QwenConvMiddleware(conversations=hub if given == "a hub" else None)
+    agent = agent_on(hub, ours=ours, context_schema=Context)
+    agent.invoke({"messages": "hello"}, THREAD, context=Context("alice"))
+    assert server.requests[0].body["metadata"] == {"thread_id": "1", "user_id": "alice"}
 
 
 def test_another_process_goes_on_with_what_the_checkpoint_says(server, hub, model, way):
