@@ -34,7 +34,6 @@ from langchain_qwen_conv.errors import as_model_errors
 from langchain_qwen_conv.routing import AgentThread
 from qwen_conv import flows
 from qwen_conv.api import Api, finish
-from qwen_conv.calls import DeleteConversation
 from qwen_conv.decision import OnDivergence
 from qwen_conv.errors import QwenConvError, UsageError
 from qwen_conv.hub import QwenConversations
@@ -259,7 +258,7 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def _metadata(self, runtime: Runtime[Any]) -> dict[str, str]:
         """What a conversation of the thread that runs is to tell of itself."""
-        context = runtime.context
+        context = getattr(runtime, "context", None)
         known = context if isinstance(context, Mapping) else getattr(context, "__dict__", {})
         known = {**known, **ensure_config().get("configurable", {})}
         told = {name: known.get(name) for name in _FROM_CONFIG}
@@ -308,4 +307,4 @@ async def _drop(api: Api, conversation_ids: Sequence[str]) -> None:
     """Deletes conversations that no state will know, for their turns have failed."""
     for conversation_id in conversation_ids:
         with suppress(QwenConvError):
-            await api.send(DeleteConversation(conversation_id))
+            await flows.delete(api, conversation_id)
