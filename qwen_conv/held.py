@@ -252,7 +252,8 @@ def line(
         form: Reads the messages.
         new_of: Makes of a message what is not in the conversation yet.
         is_bound: Whether the model was told which conversation it is on: then messages may also be
-            known by what they say, each in its place, and end with a user's that no store has yet.
+            known by what they say, each in its place, and end with a user's that no store has yet;
+            where nothing is held, all of them are new.
 
     Returns:
         The line, or in words why there is none.
@@ -267,7 +268,8 @@ def line(
     for index, message in enumerate(messages, start):
         if index >= len(order):
             each = new_of(message)
-            if not (each.results & _last_calls([*order, *new]) or (is_bound and each.may_wait)):
+            fits = each.results & _last_calls([*order, *new])
+            if not (fits or (is_bound and (each.may_wait or not order))):
                 return "it ends with a message that no store was handed"
             new.append(each)
             continue

@@ -529,3 +529,17 @@ def test_a_list_that_a_store_gave_and_a_database_kept_goes_on(ask, server, hub):
     messages = dialog(ask, llm, ["go on"], dumped(store.get_messages("alice")))
     assert sent(server)[-1] == ("go on", conversation_of(llm))
     assert said(server, conversation_of(llm)) == spoken(messages)
+
+
+def test_a_list_of_somewhere_else_begins_a_conversation_whose_store_has_nothing(ask, server, hub):
+    store = QwenConvChatStore(conversations=hub)
+    assert store.get_messages("alice") == []
+    llm = llm_on(hub, session_id="alice")
+    messages = [ChatMessage("one"), ChatMessage("uno", role="assistant"), ChatMessage("two")]
+    messages.append(ask(llm, messages).message)
+    told = [f"{one.role.value}: {one.content}" for one in messages]
+    assert said(server, conversation_of(llm)) == told
+    messages.append(ChatMessage("three"))
+    ask(llm, messages)
+    assert asked(server) == ["POST /conversations", "POST /responses", "POST /responses"]
+    assert store.get_messages("alice")[:5] == messages
