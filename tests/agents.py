@@ -1,8 +1,12 @@
-"""What the tests of agents share: a scripted model, agents, and what both sides say was said."""
+"""What the tests of agents share: a scripted model, agents, and what both sides say was said.
+
+A module that imports `model` and `way` has the model on its server, and all four ways.
+"""
 
 import asyncio
 import json
 
+import pytest
 from conftest import MODEL
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -44,6 +48,17 @@ class Model:
             ]
             return [thought, *calls]
         return [thought, Say(f"answer {len(self.shown)}")]
+
+
+@pytest.fixture
+def model(server):
+    server.script = Model()
+    return server.script
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return request.param
 
 
 def transcript(items):

@@ -1,7 +1,18 @@
 """Whoever else is in an agent: what asks a model beside it, and the middleware around it."""
 
 import pytest
-from agents import WAYS, Driven, Model, agent_on, local_transcript, settled, transcript, weather
+from agents import (
+    WAYS,
+    Driven,
+    Model,
+    agent_on,
+    local_transcript,
+    model,
+    settled,
+    transcript,
+    way,
+    weather,
+)
 from conftest import MODEL, asked
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
@@ -22,17 +33,6 @@ from pydantic import BaseModel
 from langchain_qwen_conv import ChatQwenConv, QwenConvMiddleware
 from qwen_conv import errors
 from qwen_conv.offline.responder import CallTool, Fail
-
-
-@pytest.fixture
-def model(server):
-    server.script = Model()
-    return server.script
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    return request.param
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Threads that are forked, edited, interrupted or summarized: the model is shown what they say."""
 
 import pytest
-from agents import WAYS, Driven, Model, agent_on, local_transcript, settled, transcript
+from agents import Driven, Model, agent_on, local_transcript, model, settled, transcript, way
 from conftest import MODEL, another_process, asked
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -18,17 +18,6 @@ from langgraph.types import Command
 from langchain_qwen_conv import ChatQwenConv, QwenConvMiddleware
 from qwen_conv import errors
 from qwen_conv.offline import OfflineServer
-
-
-@pytest.fixture
-def model(server):
-    server.script = Model()
-    return server.script
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    return request.param
 
 
 def is_exact(driven, model):

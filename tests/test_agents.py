@@ -5,7 +5,18 @@ import threading
 from dataclasses import dataclass
 
 import pytest
-from agents import WAYS, Driven, Model, agent_on, local_transcript, settled, transcript, weather
+from agents import (
+    WAYS,
+    Driven,
+    Model,
+    agent_on,
+    local_transcript,
+    model,
+    settled,
+    transcript,
+    way,
+    weather,
+)
 from conftest import MODEL, another_process, asked
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
@@ -23,17 +34,6 @@ from qwen_conv.offline.responder import CallTool, Fail
 
 THREAD = {"configurable": {"thread_id": "1"}}
 QUESTIONS = [f"weather in city {turn}" if turn % 3 == 0 else f"turn {turn}" for turn in range(10)]
-
-
-@pytest.fixture
-def model(server):
-    server.script = Model()
-    return server.script
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    return request.param
 
 
 @pytest.mark.parametrize("given", ["no hub", "a hub"])
