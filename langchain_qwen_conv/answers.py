@@ -43,7 +43,9 @@ def chunk(delta: Delta, ending: Stop) -> AIMessageChunk:
         case CallDelta(index, arguments, call_id, name):
             told = arguments if arguments_of(arguments) is not None else json.dumps(arguments)
             piece = {"name": name, "args": told, "id": call_id, "index": index}
-            return AIMessageChunk(content="", tool_call_chunks=[piece])
+            # It says whose it is, so that `blocks` is asked how it is shown.
+            whose = {"model_provider": PROVIDER}
+            return AIMessageChunk(content="", tool_call_chunks=[piece], response_metadata=whose)
 
 
 def as_held(items: Sequence[Item]) -> Sequence[Item]:

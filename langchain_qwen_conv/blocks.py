@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
 
@@ -27,7 +27,7 @@ _OF_THE_ITEM = ("id", "type", "status", "name")
 
 
 def blocks_of(message: AIMessage) -> list[ContentBlock]:
-    """The standard blocks of an answer, or of a piece of one.
+    """The standard blocks of an answer.
 
     Raises:
         NotImplementedError: LangChain makes them all by itself.
@@ -36,8 +36,7 @@ def blocks_of(message: AIMessage) -> list[ContentBlock]:
     citations = message.additional_kwargs.get("annotations", ())
     if not (items or citations):
         raise NotImplementedError
-    told_by_nobody = message.model_copy(update={"response_metadata": {}})
-    said: list[Any] = told_by_nobody.content_blocks
+    said = _by_langchain(message)
     thoughts = [block for block in said if block["type"] == "reasoning"]
     rest = [block for block in said if block["type"] != "reasoning"]
     found = [block for item in items for block in _blocks_of_item(item)]
@@ -48,6 +47,34 @@ def blocks_of(message: AIMessage) -> list[ContentBlock]:
     if cited and not texts:  # the last piece of a stream: it goes on with the text before it
         return cast("list[ContentBlock]", [{"type": "text", "text": "", **cited}, *found, *rest])
     return cast("list[ContentBlock]", [*thoughts, *found, *rest])
+
+
+def blocks_of_chunk(message: AIMessageChunk) -> list[ContentBlock]:
+    """The standard blocks of a piece of an answer.
+
+    LangChain gives every block of a stream a number, but for pieces of calls, which have theirs
+    already: these must not be taken for one another.
+
+    Raises:
+        NotImplementedError: LangChain makes them all by itself.
+    """
+    try:
+        blocks = blocks_of(message)
+    except NotImplementedError:
+        if not message.tool_call_chunks:
+            raise
+        blocks = cast("list[ContentBlock]", _by_langchain(message))
+    for block in blocks:
+        if block["type"] == "tool_call_chunk" and isinstance(block.get("index"), int):
+            block["index"] = f"lc_call_{block['index']}"
+    return blocks
+
+
+def _by_langchain(message: AIMessage) -> list[Any]:
+    """The blocks that LangChain makes of any provider's message."""
+    told_by_nobody = message.model_copy(update={"response_metadata": {}})
+    blocks: list[Any] = told_by_nobody.content_blocks
+    return blocks
 
 
 def _blocks_of_item(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -79,4 +106,4 @@ def _citation(annotation: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "citation", **{key: annotation[key] for key in known if key in annotation}}
 
 
-register_translator(PROVIDER, blocks_of, blocks_of)
+register_translator(PROVIDER, blocks_of, blocks_of_chunk)

@@ -23,7 +23,6 @@ from langchain.agents.middleware import (
     ModelResponse,
 )
 from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.messages import ToolMessage
 from langchain_core.runnables import ensure_config
 from langchain_core.runnables.base import RunnableBindingBase
 from langgraph.runtime import Runtime
@@ -248,7 +247,7 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             checked_conversation_id(conversation_id),
             self.on_divergence or model.on_divergence or "rebase",
             "tail" if self.on_trimmed == "keep" else "whole",
-            _is_from_a_checkpoint(request),
+            _is_from_a_checkpoint(),
             self._metadata(request.runtime),
             [conversation_id] if known is None else [],
         )
@@ -269,13 +268,12 @@ class QwenConvMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return metadata | self.metadata
 
 
-def _is_from_a_checkpoint(request: ModelRequest[Any]) -> bool:
-    """Whether this is the first call of a run that was begun from a checkpoint that was named.
+def _is_from_a_checkpoint() -> bool:
+    """Whether the run was begun from a checkpoint that was named.
 
     LangGraph puts the checkpoint's id into the metadata of the run's configs.
     """
-    is_first = not (request.messages and isinstance(request.messages[-1], ToolMessage))
-    return is_first and "checkpoint_id" in ensure_config().get("metadata", {})
+    return "checkpoint_id" in ensure_config().get("metadata", {})
 
 
 def _hub_of(model: ChatQwenConv) -> QwenConversations:

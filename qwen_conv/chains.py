@@ -75,7 +75,7 @@ def sealed(stamp: Stamp, secret: str) -> Stamp:
 
 def is_sealed(stamp: Stamp, secret: str) -> bool:
     """Whether somebody with the key has made the stamp."""
-    return compare_digest(stamp.seal.encode(), _seal(stamp, secret).encode())
+    return stamp.seal.isascii() and compare_digest(stamp.seal, _seal(stamp, secret))
 
 
 def _seal(stamp: Stamp, secret: str) -> str:

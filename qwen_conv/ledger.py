@@ -32,7 +32,7 @@ class Ledger:
         self._deletions: dict[str, int] = {}
         self._forgotten = 0
         self._written_outside: set[str] = set()
-        self._pairing: dict[str, tuple[bool, bool]] = {}
+        self._pairing: dict[tuple[str, bool], tuple[bool, bool]] = {}
         self.unfinished: dict[str, dict[Said, Unfinished]] = {}
         """Addings of messages that failed, by conversation and what they were to say."""
 
@@ -84,16 +84,18 @@ class Ledger:
         """
         return target in self._written_outside
 
-    def note_pairing(self, base_url: str, *, paired: bool, kept: bool) -> None:
+    def note_pairing(
+        self, base_url: str, *, in_conversation: bool, paired: bool, kept: bool
+    ) -> None:
         """Notes how a service took a tool's result; see `pairing`."""
-        self._pairing[base_url] = paired, kept
+        self._pairing[base_url, in_conversation] = paired, kept
 
-    def pairing(self, base_url: str) -> tuple[bool, bool]:
-        """Whether a tool's result goes with its call there, though the conversation holds that.
+    def pairing(self, base_url: str, *, in_conversation: bool) -> tuple[bool, bool]:
+        """Whether a tool's result goes with its call there, though the service has that.
 
-        And whether conversations keep calls and results at all.
+        And whether it keeps calls and results at all.
         """
-        return self._pairing.get(base_url, (False, True))
+        return self._pairing.get((base_url, in_conversation), (False, True))
 
     def forget_end(self, conversation_id: str) -> None:
         """Keeps only that the conversation is there: what it ends with is not known any more."""

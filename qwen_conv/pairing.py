@@ -107,7 +107,7 @@ class Pairing:
         self,
         refusal: RequestRefusedError,
         items: Sequence[Item],
-        held: Sequence[Item],
+        held: Sequence[Item] | None,
         policy: OnUnansweredCall,
     ) -> None:
         """Changes what is sent, so that it may be sent again.
@@ -115,20 +115,22 @@ class Pairing:
         Args:
             refusal: What the service said; one that `is_mendable`.
             items: What the turn sends.
-            held: What the conversation lists.
+            held: What the conversation lists; `None` if it was not asked, or there is none.
             policy: What to do about calls without a result.
 
         Raises:
             RequestRefusedError: There is nothing to change.
         """
         before = self.input(items)
-        self.learn([*held, *items])
+        listed = held or ()
+        self.learn([*listed, *items])
         if not isinstance(refusal, UnansweredCallError):
             self.paired = not _DOUBLE.search(str(refusal))
             # A call that the service does not find, and does not list, it has not kept.
-            self.kept = not self.paired or any(isinstance(one, FunctionCall) for one in held)
+            if held is not None:
+                self.kept = not self.paired or any(isinstance(one, FunctionCall) for one in held)
         elif policy == "answer":
-            still_open = _open_calls([*held, *items]) or self._named(refusal)
+            still_open = _open_calls([*listed, *items]) or self._named(refusal)
             self.unanswered += [one for one in still_open if one not in self.unanswered]
         if self.input(items) == before:
             raise refusal

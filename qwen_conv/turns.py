@@ -38,7 +38,6 @@ from qwen_conv.errors import (
     PermissionRefusedError,
     QwenConvError,
     RequestRefusedError,
-    ResponseNotFoundError,
     UsageError,
     blacken,
 )
@@ -199,15 +198,16 @@ class Turn:
             if self.begun:
                 raise
             self.in_flight = False
-            if not (is_mendable(error) or self.may_begin_anew(error)):
+            mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
+            if not mends(error):
                 raise
             self.refusal = error
 
     def may_begin_anew(self, error: QwenConvError) -> bool:
         """Whether the turn is to begin anew because what it was to go on with is gone."""
         request = self.request
-        if isinstance(error, ResponseNotFoundError):
-            return request.chains and request.previous_response_id is not None
+        if isinstance(error, NotFoundError) and request.previous_response_id is not None:
+            return request.chains
         return (
             isinstance(error, ConversationNotFoundError)
             and request.keeper is not None
@@ -374,8 +374,10 @@ def _chained(hub: QwenConversations, request: TurnRequest) -> Turn:
 
 def _pair(turn: Turn) -> None:
     """Has calls and results go as the service has wanted it before."""
-    turn.pairing.paired, kept = turn.hub.ledger.pairing(turn.hub.base_url)
-    turn.pairing.kept = kept or turn.conversation_id is None  # responses keep all of it
+    in_conversation = turn.conversation_id is not None
+    turn.pairing.paired, turn.pairing.kept = turn.hub.ledger.pairing(
+        turn.hub.base_url, in_conversation=in_conversation
+    )
     has_results = any(isinstance(item, FunctionOutput) for item in turn.items)
     if not turn.pairing.kept or (turn.pairing.paired and has_results):
         turn.pairing.learn_earlier(_stored(turn))
@@ -394,20 +396,28 @@ async def unsent(api: Api, turn: Turn) -> bool:
         RequestRefusedError: The service refused, and that cannot be mended.
     """
     refusal, turn.refusal = turn.refusal, None
-    if isinstance(refusal, ResponseNotFoundError):
-        _recover(turn)
+    if isinstance(refusal, ConversationNotFoundError):
+        await _begin_anew(api, turn, refusal)
     elif isinstance(refusal, NotFoundError):
-        await _begin_anew(api, turn)
+        _recover(turn)
     elif refusal is not None:
-        held: Sequence[Item] = ()
-        turn.pairing.learn_earlier(_stored(turn))
-        if turn.conversation_id is not None and turn.pairing.lacks(refusal, turn.items):
-            try:
-                held = await read(api, turn.conversation_id)
-            except QwenConvError as error:
-                raise refusal from error
-        turn.pairing.mend(refusal, turn.items, held, turn.request.on_unanswered_call)
+        await _mend(api, turn, refusal)
     return not turn.in_flight
+
+
+async def _mend(api: Api, turn: Turn, refusal: RequestRefusedError) -> None:
+    """Has a turn's calls and results go otherwise than they were refused."""
+    held: Sequence[Item] | None = None
+    turn.pairing.learn_earlier(_stored(turn))
+    if turn.conversation_id is not None and turn.pairing.lacks(refusal, turn.items):
+        try:
+            held = await read(api, turn.conversation_id)
+        except QwenConvError as error:
+            if turn.may_begin_anew(error):
+                await _begin_anew(api, turn, error)
+                return
+            raise refusal from error
+    turn.pairing.mend(refusal, turn.items, held, turn.request.on_unanswered_call)
 
 
 def _recover(turn: Turn) -> None:
@@ -435,7 +445,12 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
     """
     request, hub = turn.request, api.hub
     if turn.pairing.is_lesson(turn.items):
-        hub.ledger.note_pairing(hub.base_url, paired=turn.pairing.paired, kept=turn.pairing.kept)
+        hub.ledger.note_pairing(
+            hub.base_url,
+            in_conversation=turn.conversation_id is not None,
+            paired=turn.pairing.paired,
+            kept=turn.pairing.kept,
+        )
     if turn.pairing.unanswered:
         turn.why += f"; tool calls that were given no result: {len(turn.pairing.unanswered)}"
     if turn.conversation_id is None and (turn.decision == "stateless" or not request.chains):
@@ -481,7 +496,7 @@ async def _plan(api: Api, turn: Turn) -> None:
     except ConversationNotFoundError as error:
         if not turn.may_begin_anew(error):
             raise
-        await _begin_anew(api, turn)
+        await _begin_anew(api, turn, error)
         return
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
@@ -584,10 +599,19 @@ async def _behind(api: Api, conversation_id: str, item_id: str | None) -> tuple[
     return items
 
 
-async def _begin_anew(api: Api, turn: Turn) -> None:
-    """Has a turn begin a new conversation, because the one that it was for is not there."""
+async def _begin_anew(api: Api, turn: Turn, error: QwenConvError) -> None:
+    """Has a turn begin a new conversation, because the one that it was for is not there.
+
+    Raises:
+        QwenConvError: It is there: something else was not found. That is the error that was passed.
+    """
     assert turn.conversation_id is not None  # noqa: S101 - it was looked for
-    api.hub.ledger.note(turn.conversation_id, UNKNOWN)
+    try:
+        await api.send(RetrieveConversation(turn.conversation_id))
+    except ConversationNotFoundError:
+        api.hub.ledger.note(turn.conversation_id, UNKNOWN)
+    else:
+        raise error
     await _part(api, turn, Diverged("the conversation is not there any more", ()), None)
     _pair(turn)
 

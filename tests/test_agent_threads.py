@@ -91,7 +91,23 @@ def test_a_thread_that_another_process_went_on_with_is_forked_in_the_first(serve
     server.requests.clear()
     first.ask("weather in Paris", first.agent.get_state(first.config).config)
     assert is_exact(first, model)
-    assert asked(server) == ["GET /conversations/*/items", "POST /responses", "POST /responses"]
+    assert asked(server) == ["GET /conversations/*/items", "POST /responses"] * 2
+
+
+def test_a_named_checkpoint_before_the_tools_is_gone_back_to_behind_another_process(
+    server, hub, model, way
+):
+    saver = InMemorySaver()
+    both = [
+        Driven(agent_on(one, checkpointer=saver, interrupt_before=["tools"]), way)
+        for one in (hub, another_process(server))
+    ]
+    both[0].ask("weather in Paris")
+    before_the_tools = both[0].agent.get_state(both[0].config).config
+    both[1].ask(None, both[1].config)
+    both[1].ask("and now?")
+    both[0].ask(None, before_the_tools)
+    assert is_exact(both[0], model)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 5])

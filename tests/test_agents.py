@@ -200,6 +200,32 @@ def test_a_conversation_that_was_deleted_is_begun_anew_from_the_state(
     assert "not there any more" in driven.messages[-1].response_metadata["reason"]
 
 
+def test_something_else_that_is_not_found_begins_no_conversation(server, hub, model, way):
+    driven = Driven(agent_on(hub), way)
+    driven.ask("one")
+    conversation = driven.conversation
+    server.script = lambda *_: Fail("File not found: https://example.com/a.png", status=400)
+    with pytest.raises(errors.ServiceError, match="File not found"):
+        driven.ask("two")
+    server.script = model
+    assert asked(server).count("POST /conversations") == 1
+    driven.ask("three")
+    assert driven.conversation == conversation
+    assert settled(model.shown[-1]) == local_transcript(driven.messages[:-1])
+
+
+def test_a_service_that_ignores_unknown_conversations_is_found_out_by_a_result(way):
+    model = Model()
+    with OfflineServer(model, unknown_conversation="ignored") as server:
+        hub = another_process(server)
+        driven = Driven(agent_on(hub), way)
+        driven.ask("one")
+        another_process(server).run(flows.delete, driven.conversation)
+        driven.ask("weather in Paris")
+        assert settled(model.shown[-1]) == local_transcript(driven.messages[:-1])
+        assert transcript(server.items(driven.conversation)) == local_transcript(driven.messages)
+
+
 @pytest.mark.parametrize("policy", ["raise", "stateless", "ignore"])
 def test_a_conversation_that_was_deleted_is_told_where_nothing_else_was_asked_for(
     server, hub, model, way, policy

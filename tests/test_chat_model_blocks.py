@@ -5,7 +5,7 @@ from conftest import MODEL, another_process
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_qwen_conv import ChatQwenConv
-from qwen_conv.offline import CallTool, Say, Think, UseTool
+from qwen_conv.offline import CallTool, OfflineServer, Say, Think, UseTool
 
 SEARCHED = {
     "type": "web_search_call",
@@ -165,3 +165,42 @@ def test_an_answer_that_somebody_else_wrote_keeps_his_blocks(hub):
     blocks = [{"type": "text", "text": "hi"}, {"type": "reasoning", "reasoning": "hm"}]
     message = AIMessage(blocks, response_metadata={"model_provider": "somebody"})
     assert message.content_blocks == blocks
+
+
+CALL = CallTool("look", {"at": "it"}, "call_1")
+
+
+@pytest.mark.parametrize("call_arguments", ["deltas", "done", "item", "response"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [UseTool(SEARCHED), Say("Found. "), CALL, Say("More.")],
+        [UseTool(SEARCHED), Think("Hm."), CALL, Say("More.")],
+        [Think("Hm."), UseTool(SEARCHED), CALL, Say("More.")],
+        [CALL, Say("More."), CallTool("look", {"at": "that"}, "call_2")],
+        [CALL, Think("Hm.")],
+    ],
+)
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_no_piece_of_a_stream_is_taken_for_another(take, version, answer, call_arguments):
+    with OfflineServer(lambda *_: answer, call_arguments=call_arguments) as server:
+        chat = ChatQwenConv(
+            model=MODEL,
+            conversations=another_process(server),
+            output_version=version,
+            session_id="alice",
+        )
+        said = take(chat, "What is new?")
+    text = "".join(piece.text for piece in answer if isinstance(piece, Say))
+    calls = [piece for piece in answer if isinstance(piece, CallTool)]
+    assert said.text == text
+    assert [(one["id"], one["args"]) for one in said.tool_calls] == [
+        (one.call_id, one.arguments) for one in calls
+    ]
+    shown = [one for one in said.content_blocks if one["type"] == "tool_call"]
+    assert [one["id"] for one in shown] == [one.call_id for one in calls]
+    kinds = sorted({one["type"] for one in said.content_blocks})
+    assert ("text" in kinds, "reasoning" in kinds) == (
+        bool(text),
+        any(isinstance(piece, Think) for piece in answer),
+    )

@@ -97,6 +97,28 @@ def test_results_of_tools_follow_their_calls(take, lone_output):
     ]
 
 
+@pytest.mark.parametrize("first", ["a chain", "a conversation"])
+@pytest.mark.parametrize("stored_items", ["all", "messages"])
+def test_what_chains_want_is_no_lesson_for_conversations(take, stored_items, first):
+    """A chain keeps every call; a conversation may keep none, and is told them again then."""
+    model = Model()
+    with OfflineServer(model, lone_output="pair_required", stored_items=stored_items) as server:
+        hub = another_process(server)
+        chains = ChatQwenConv(model=MODEL, conversations=hub, state="response")
+        converses = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+        lists = {"a chain": [], "a conversation": []}
+        order = [("a chain", chains), ("a conversation", converses)]
+        for _ in range(2):
+            for name, chat in order if first == "a chain" else reversed(order):
+                messages, tools = lists[name], chat.bind_tools([weather])
+                messages.append(HumanMessage("weather in Paris"))
+                messages.append(take(tools, messages))
+                messages += [weather.invoke(call) for call in messages[-1].tool_calls]
+                messages.append(take(tools, messages))
+                results = [one for one in model.shown[-1] if one[0] == "result"]
+                assert len(results) == sum(isinstance(one, ToolMessage) for one in messages)
+
+
 # --- Going back -------------------------------------------------------------------------------
 
 
@@ -216,6 +238,7 @@ def test_a_forged_stamp_opens_nobody_elses_response(server, hub, chat, model, ta
         {**mine[1].response_metadata["stamp"], "response_id": said["response_id"]},
         {**said, "said": mine[1].response_metadata["stamp"]["said"], "sent": []},
         {**said, "seal": ""},
+        {**said, "seal": "\ud800"},
     ):
         answer = mine[1].model_copy(
             update={"response_metadata": {**mine[1].response_metadata, "stamp": forged}}
