@@ -19,7 +19,7 @@ from qwen_conv.items import Item, Message, Refusal, Text
 from qwen_conv.responses import CallDelta, Delta, ReasoningDelta, TextDelta, Usage
 from qwen_conv.stops import Stop
 from qwen_conv.tools import arguments_of
-from qwen_conv.turns import Outcome
+from qwen_conv.turn import Outcome
 
 
 def whole_message(outcome: Outcome, ending: Stop) -> AIMessage:

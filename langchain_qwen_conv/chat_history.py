@@ -30,7 +30,7 @@ from qwen_conv.kept import Kept
 from qwen_conv.record import Draft, Record, ToolItems
 from qwen_conv.registry import Overlays
 from qwen_conv.stamps import Stamp
-from qwen_conv.turns import TurnRequest
+from qwen_conv.turn import TurnRequest
 
 logger = logging.getLogger("qwen_conv")
 

@@ -44,7 +44,7 @@ from qwen_conv.stops import Stop
 from qwen_conv.tools import choice_to_wire
 
 if TYPE_CHECKING:
-    from qwen_conv.turns import TurnRequest
+    from qwen_conv.turn import TurnRequest
 
 _PER_CALL = frozenset(
     {
@@ -423,7 +423,7 @@ class ChatQwenConv(RoutedChatModel):
             UsageError: Something of it cannot work.
         """
         from langchain_qwen_conv import answers
-        from qwen_conv.turns import TurnRequest
+        from qwen_conv.turn import TurnRequest
 
         if unknown := kwargs.keys() - _PER_CALL:
             raise UsageError(

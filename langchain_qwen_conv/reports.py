@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from langchain_qwen_conv.chat_history import QwenConvChatMessageHistory
     from qwen_conv.hub import QwenConversations
     from qwen_conv.record import Record
-    from qwen_conv.turns import Outcome, TurnRequest
+    from qwen_conv.turn import Outcome, TurnRequest
 
 MESSAGE_HISTORY = "message_history"
 """Where `RunnableWithMessageHistory` puts the history, in `config["configurable"]`."""

@@ -23,7 +23,7 @@ from llamaindex_qwen_conv.messages import from_core
 from qwen_conv.items import FunctionCall
 from qwen_conv.responses import CallDelta, Delta, ReasoningDelta, TextDelta
 from qwen_conv.tools import arguments_of
-from qwen_conv.turns import Outcome
+from qwen_conv.turn import Outcome
 
 
 def response(outcome: Outcome, message: ChatMessage, *, streamed: bool = False) -> ChatResponse:

@@ -45,7 +45,7 @@ from qwen_conv.limits import (
 from qwen_conv.models import model_of
 from qwen_conv.pairing import OnUnansweredCall
 from qwen_conv.settings import settings_to_wire
-from qwen_conv.turns import TurnRequest
+from qwen_conv.turn import TurnRequest
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool

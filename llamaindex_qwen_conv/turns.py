@@ -26,7 +26,8 @@ from qwen_conv.mirror import Mirror
 from qwen_conv.record import Draft
 from qwen_conv.responses import Reading
 from qwen_conv.stamps import Stamp
-from qwen_conv.turns import Outcome, Turn, TurnRequest, begin, end, unsent
+from qwen_conv.turn import Outcome, Turn, TurnRequest
+from qwen_conv.turns import begin, end, unsent
 
 logger = logging.getLogger("qwen_conv")
 

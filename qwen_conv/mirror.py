@@ -26,7 +26,8 @@ from qwen_conv.items import Item, fingerprints
 from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.record import Draft
 from qwen_conv.staging import Staging
-from qwen_conv.turns import Outcome, Turn, TurnRequest, begin
+from qwen_conv.turn import Outcome, Turn, TurnRequest
+from qwen_conv.turns import begin
 
 logger = logging.getLogger("qwen_conv")
 

@@ -29,7 +29,7 @@ from qwen_conv.locks import Holder
 from qwen_conv.outbox import Rows
 from qwen_conv.record import Draft, Record
 from qwen_conv.registry import Waiting
-from qwen_conv.turns import tell_way_out
+from qwen_conv.turn import tell_way_out
 
 logger = logging.getLogger("qwen_conv")
 

@@ -14,7 +14,7 @@ from qwen_conv.held import Held
 from qwen_conv.reflection import Reflection
 from qwen_conv.seals import void
 from qwen_conv.stamps import Stamp
-from qwen_conv.turns import NOT_RUN
+from qwen_conv.turn import NOT_RUN
 
 
 class Staging(Reflection):

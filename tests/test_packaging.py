@@ -109,7 +109,16 @@ QwenConvAsyncChatStore(conversations=llm.conversations)
     ("code", "never"),
     [
         ("import qwen_conv, qwen_conv.flows", {"langchain_core", "llama_index", "sqlalchemy"}),
-        (LANGCHAIN, {"llama_index", "sqlalchemy", "qwen_conv.mirror", "qwen_conv.turns"}),
+        (
+            LANGCHAIN,
+            {
+                "llama_index",
+                "sqlalchemy",
+                "qwen_conv.mirror",
+                "qwen_conv.turns",
+                "qwen_conv.planning",
+            },
+        ),
         (LLAMAINDEX, {"langchain_core", "qwen_conv.sql"}),
     ],
 )

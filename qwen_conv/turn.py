@@ -1,0 +1,276 @@
+"""One turn: what it is to do, what it is while it is open, and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from types import MappingProxyType, TracebackType
+from typing import Literal, NamedTuple, Protocol, Self, get_args
+
+from qwen_conv.calls import CreateResponse
+from qwen_conv.decision import (
+    Attach,
+    Doubt,
+    LocalList,
+    OnDivergence,
+    Span,
+)
+from qwen_conv.errors import (
+    ConversationLockedError,
+    ConversationNotFoundError,
+    KeyRefusedError,
+    NotFoundError,
+    PermissionRefusedError,
+    QwenConvError,
+    RequestRefusedError,
+    UsageError,
+    blacken,
+)
+from qwen_conv.hub import QwenConversations
+from qwen_conv.items import Item, Json, fingerprints
+from qwen_conv.ledger import UNKNOWN
+from qwen_conv.limits import checked_conversation_id, checked_session_id
+from qwen_conv.locks import Holder
+from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
+from qwen_conv.registry import Row
+from qwen_conv.responses import Response
+from qwen_conv.stamps import Stamp
+
+Decision = Literal["attached", "stateless", "chained", "rebased", "recovered"]
+
+NOT_RUN = (
+    UsageError,
+    RequestRefusedError,
+    NotFoundError,
+    KeyRefusedError,
+    PermissionRefusedError,
+    ConversationLockedError,
+)
+"""After one of these the conversation is as it was."""
+
+
+class Keeper(Protocol):
+    """Who looks after the id of a conversation."""
+
+    def begin(self, conversation_id: str) -> None:
+        """Is told of a conversation that was created for a turn."""
+        ...
+
+    def move(self, conversation_id: str) -> None:
+        """Is told that the turn was taken there, and all others are to go on there."""
+        ...
+
+
+class TurnRequest(NamedTuple):
+    """What a turn is to do.
+
+    Attributes:
+        local: The caller's messages, oldest first, without the system prompt.
+        model: The model's name.
+        instructions: The system prompt.
+        settings: Every other parameter, as it goes over the wire.
+        stream: Whether the answer comes as events.
+        conversation_id: The conversation to go on with.
+        session: The key of the session to go on with.
+        previous_response_id: The response to follow, which the caller looks after.
+        on_divergence: What to do if the list is not what the conversation holds, followed by new
+            messages: begin a new conversation ("rebase": only with a session, whose key is then
+            bound to it), refuse ("raise"), send what stands behind the last answer ("ignore"), or
+            send the whole list on no conversation ("stateless"). `None`: "rebase" with a session,
+            "raise" with a bare id.
+        span: What the list is at the least.
+        looks: Whether the conversation is looked at although this process knows how it ends: others
+            may have gone on with it since.
+        metadata: That of a conversation that the turn begins.
+        keeper: Who looks after the id of the conversation, where it was passed by its id: without
+            one, "rebase" is not possible.
+        chains: Whether the turn follows the response of the last one; see `qwen_conv.chains`.
+        as_held: What an answer's items still say once they are a message of the framework.
+        on_unanswered_call: Tell a call without a result, which bars the next turn, that it was not
+            executed ("answer"), or raise `UnansweredCallError`.
+    """
+
+    local: LocalList
+    model: str
+    instructions: str | None = None
+    settings: Json = MappingProxyType({})
+    stream: bool = False
+    conversation_id: str | None = None
+    session: str | None = None
+    previous_response_id: str | None = None
+    on_divergence: OnDivergence | None = None
+    as_held: Callable[[Sequence[Item]], Sequence[Item]] = tuple
+    on_unanswered_call: OnUnansweredCall = "answer"
+    span: Span = "new"
+    looks: bool = False
+    metadata: Mapping[str, str] = MappingProxyType({})
+    keeper: Keeper | None = None
+    chains: bool = False
+
+    def check(self) -> None:
+        """Raises `UsageError` unless the turn can be begun at all."""
+        if self.on_divergence not in {None, *get_args(OnDivergence)}:
+            raise UsageError(
+                f"on_divergence is {self.on_divergence!r}; it is 'rebase', 'raise', 'ignore' "
+                "or 'stateless'."
+            )
+        ways = [self.conversation_id, self.session, self.previous_response_id]
+        if sum(way is not None for way in ways) + self.chains > 1:
+            raise UsageError(
+                "A turn follows one thing: pass one of conversation_id, session_id and "
+                "previous_response_id, and none where responses follow each other."
+            )
+        if self.on_unanswered_call not in get_args(OnUnansweredCall):
+            raise UsageError(
+                f"on_unanswered_call is {self.on_unanswered_call!r}; it is 'answer' or 'raise'."
+            )
+        if self.conversation_id is not None:
+            checked_conversation_id(self.conversation_id)
+            if self.on_divergence == "rebase" and self.keeper is None:
+                raise UsageError(
+                    "on_divergence='rebase' binds the key of a session to a new conversation, and "
+                    "a bare conversation_id has none: pass a session_id, or another on_divergence."
+                )
+        if self.session is not None:
+            checked_session_id(self.session)
+        if not len(self.local):
+            raise UsageError(
+                "There is nothing to send: pass at least one message that is no system prompt."
+            )
+
+
+@dataclass(slots=True)
+class Turn:
+    """A turn that was begun: what to send, and the locks that are held until it has ended.
+
+    It is the context of the sending: if that does not reach its end, and the service did not
+    refuse it either, the ledger keeps the doubt.
+    """
+
+    hub: QwenConversations
+    request: TurnRequest
+    decision: Decision
+    why: str
+    plan: Attach
+    conversation_id: str | None = None
+    rebind: Row | None = None
+    holders: list[Holder] = field(default_factory=list)
+    pairing: Pairing = field(default_factory=Pairing)
+    refusal: RequestRefusedError | NotFoundError | None = None
+    begun: bool = False
+    in_flight: bool = False
+    ended: bool = False
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What the turn sends of the caller's messages."""
+        return tuple(chain.from_iterable(entry.items for entry in self.plan.send))
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Sends the call inside, once; a refusal that may be mended is kept for `unsent`.
+
+        Who has passed a part of the answer on sets `begun`: it was no refusal then.
+        """
+        self.in_flight = True
+        try:
+            yield
+        except (RequestRefusedError, NotFoundError) as error:
+            if self.begun:
+                raise
+            self.in_flight = False
+            mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
+            if not mends(error):
+                raise
+            self.refusal = error
+
+    def may_begin_anew(self, error: QwenConvError) -> bool:
+        """Whether the turn is to begin anew because what it was to go on with is gone."""
+        request = self.request
+        if isinstance(error, NotFoundError) and request.previous_response_id is not None:
+            return request.chains
+        return (
+            isinstance(error, ConversationNotFoundError)
+            and request.keeper is not None
+            and request.on_divergence == "rebase"
+            and self.decision != "rebased"
+        )
+
+    @property
+    def call(self) -> CreateResponse:
+        """What to send.
+
+        Raises:
+            UsageError: It is nothing.
+        """
+        request = self.request
+        return CreateResponse(
+            request.model,
+            self.pairing.input(self.items),
+            conversation_id=self.conversation_id,
+            previous_response_id=request.previous_response_id,
+            instructions=request.instructions,
+            store=False if self.decision == "stateless" else None,
+            settings=request.settings,
+            stream=request.stream,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            blacken(error, self.hub.secret)
+        refused = isinstance(error, NOT_RUN) and not self.begun
+        if self.conversation_id and self.in_flight and not self.ended and not refused:
+            self._doubt(self.conversation_id)
+        self.release(error)
+
+    def _doubt(self, conversation_id: str) -> None:
+        known = self.hub.ledger.of(conversation_id)
+        asked = tuple(chain.from_iterable(entry.said for entry in self.plan.send))
+        sent = fingerprints(self.pairing.input(self.items))
+        last = "" if known.empty else known.head[-1] if len(known.head) > 1 else None
+        doubt = Doubt(sent, last, asked)
+        self.hub.ledger.note(conversation_id, known._replace(empty=False, doubt=doubt))
+
+    def release(self, error: BaseException | None) -> None:
+        """Releases the locks; tells what to do about a conversation that is gone."""
+        for holder in reversed(self.holders):
+            holder.release()
+        if isinstance(error, ConversationNotFoundError) and self.conversation_id:
+            self.hub.ledger.note(self.conversation_id, UNKNOWN)
+            tell_way_out(error, self.request.session)
+
+
+def tell_way_out(error: ConversationNotFoundError, session: str | None) -> None:
+    """Has the error say how a session that is bound to the conversation gets away from it."""
+    if session is not None:
+        way_out = "hub.forget_session(key) lets its next turn begin a new conversation."
+        error.args = (f"{error} The session {session!r} is bound to it: {way_out}",)
+
+
+class Outcome(NamedTuple):
+    """What a turn came to.
+
+    Attributes:
+        response: The answer.
+        model: The model that was asked.
+        decision: "attached", "rebased", "stateless", "chained" (to an earlier response), or
+            "recovered" (a chain whose responses are not there any more, begun anew).
+        why: What was decided by, in words, without content.
+        stamp: Where the answer is stored; `None` if it is in no conversation, and no chain.
+    """
+
+    response: Response
+    model: str
+    decision: Decision
+    why: str
+    stamp: Stamp | None
