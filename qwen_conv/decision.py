@@ -30,6 +30,7 @@ from qwen_conv.items import (
     Refusal,
     Text,
     fingerprints,
+    said_together,
 )
 from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.pairing import told
@@ -177,15 +178,31 @@ class Doubt(NamedTuple):
         return again or any(entry.is_answer for entry in entries)
 
     def left(self, items: Sequence[Item]) -> Sequence[Item]:
-        """What the turn left of itself at the end of a conversation, if anything."""
-        starts = range(len(items)) if self.behind is None else range(min(1, len(items)))
-        for start in reversed(starts):
+        """What the turn left of itself, of the items behind `behind`, if anything.
+
+        Of all items, if that is not known: what it left is what they end with then.
+        """
+        if self.behind is not None:
+            return left_by(items, self.sent)
+        for start in reversed(range(len(items))):
             end = len(items)
             while end > start and _is_output(items[end - 1]):
                 end -= 1
             if fingerprints(items[start:end]) == self.sent:
                 return items[start:]
         return ()
+
+
+def left_by(items: Sequence[Item], sent: tuple[Fingerprint, ...]) -> Sequence[Item]:
+    """What a turn left that sent this, if the items begin with that.
+
+    That is one answer at most: what stands behind it may be what others wrote since.
+    """
+    count = next((n for n in range(1, len(items) + 1) if fingerprints(items[:n]) == sent), None)
+    if count is None:
+        return ()
+    answer = next(said_together(items[count:]), ())
+    return (*items[:count], *(answer if all(map(_is_output, answer)) else ()))
 
 
 class Known(NamedTuple):

@@ -81,12 +81,13 @@ async def settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None
     items = await _behind(api, conversation_id, behind)
     left = () if items is None else known.doubt.left(items)
     ids = {item.id for item in left}
-    is_strange = items is None or (behind is not None and items and not left)
-    if is_strange or any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
-        api.hub.ledger.forget_end(conversation_id)  # the list is compared with what is there
-        return
+    if any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
+        left = ()
     await remove(api, conversation_id, reversed(left))
-    api.hub.ledger.note(conversation_id, known._replace(doubt=None))
+    if items is None or (behind is not None and len(left) < len(items)) or (ids and not left):
+        api.hub.ledger.forget_end(conversation_id)  # the list is compared with what is there
+    else:
+        api.hub.ledger.note(conversation_id, known._replace(doubt=None))
 
 
 async def _decided(api: Api, request: TurnRequest, conversation_id: str) -> Attach | Diverged:

@@ -10,18 +10,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, cast
 
 from qwen_conv.api import Api
-from qwen_conv.decision import Known, LocalList
+from qwen_conv.decision import Known, LocalList, left_by
 from qwen_conv.errors import ConversationNotFoundError
 from qwen_conv.flows import read, remove
 from qwen_conv.held import Form, Held, aligned
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import (
-    Fingerprint,
-    FunctionOutput,
     Item,
-    Message,
-    fingerprints,
-    said_together,
 )
 from qwen_conv.kept import Kept
 from qwen_conv.limits import is_conversation_id
@@ -236,7 +231,7 @@ class Reflection:
             ids = [one.id for one in items]
             behind = ids.index(doubt.behind) + 1 if doubt.behind in ids else 0
             strange = [one for one in items[behind:] if one.id not in known]
-            runs = (_left(strange[start:], doubt.sent) for start in range(len(strange)))
+            runs = (left_by(strange[start:], doubt.sent) for start in range(len(strange)))
             await remove(api, conversation_id, reversed(next(filter(None, runs), ())))
             self.hub.ledger.forget_end(conversation_id)
         finally:
@@ -298,22 +293,3 @@ class Reflection:
         except ConversationNotFoundError as error:
             tell_way_out(error, self._record.session)
             raise
-
-
-def _left(items: Sequence[Item], sent: tuple[Fingerprint, ...]) -> Sequence[Item]:
-    """What a turn left that sent this, of the items behind those that it found.
-
-    That is one answer at most: what stands behind it may be what others wrote since.
-    """
-    count = next((n for n in range(1, len(items) + 1) if fingerprints(items[:n]) == sent), None)
-    if count is None:
-        return ()
-    answer = next(said_together(items[count:]), ())
-    return (*items[:count], *(answer if all(map(_is_output, answer)) else ()))
-
-
-def _is_output(item: Item) -> bool:
-    """Whether a model made the item."""
-    if isinstance(item, Message):
-        return item.role == "assistant"
-    return not isinstance(item, FunctionOutput)

@@ -483,3 +483,29 @@ def test_two_processes_take_turns_on_one_conversation_and_each_sees_what_the_oth
     assert [line.partition(": ")[2] for line in said(server, conversation)] == [
         message.text for message in messages
     ]
+
+
+def test_what_a_lost_turn_left_is_taken_back_though_another_process_went_on_behind_it(take):
+    with OfflineServer(failed_turn="input_stored") as server:
+        hub = another_process(server)
+        conversation = hub.run(flows.create).id
+        chat, there = (
+            ChatQwenConv(model=MODEL, conversations=each, conversation_id=conversation)
+            for each in (hub, another_process(server))
+        )
+        messages = [HumanMessage("one")]
+        messages.append(take(chat, messages))
+        messages.append(HumanMessage("two"))
+        server.script = always(Fail("down"))
+        with pytest.raises(errors.ServiceError):
+            take(chat, messages)
+        server.script = always("Fine.")
+        take(there, "three")
+        with pytest.raises(errors.DivergedError):
+            take(chat, messages)
+        assert [line.partition(": ")[2] for line in said(server, conversation)] == [
+            "one",
+            messages[1].text,
+            "three",
+            "Fine.",
+        ]
