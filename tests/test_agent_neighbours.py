@@ -22,6 +22,7 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     ModelRetryMiddleware,
 )
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
@@ -251,11 +252,25 @@ def test_a_structured_response(server, model, chat, hub, way):
 
 
 def test_a_rate_limiter_and_callbacks(server, model, hub, way):
+    class Seen(BaseCallbackHandler):
+        def __init__(self):
+            self.begun, self.ended = [], []
+
+        def on_chat_model_start(self, serialized, messages, **kwargs):
+            self.begun.append((len(messages[0]), kwargs["invocation_params"]))
+
+        def on_llm_end(self, response, **kwargs):
+            self.ended.append(response.generations[0][0].message.response_metadata["decision"])
+
+    seen = Seen()
     limiter = InMemoryRateLimiter(requests_per_second=1_000, check_every_n_seconds=0.001)
-    chat = ChatQwenConv(model=MODEL, conversations=hub, rate_limiter=limiter, tags=["ours"])
+    chat = ChatQwenConv(model=MODEL, conversations=hub, rate_limiter=limiter, callbacks=[seen])
     driven = Driven(agent_on(hub, model=chat), way)
     driven.ask("weather in Paris")
     assert is_exact(server, driven)
+    assert [count for count, _ in seen.begun] == [1, 3]
+    assert not any("agent_thread" in params for _, params in seen.begun)
+    assert seen.ended == ["attached", "attached"]
 
 
 def test_settings_of_the_model_go_with_every_turn(server, model, hub, way):

@@ -1,6 +1,7 @@
 """Which conversation a call belongs to: what says so, and what never does."""
 
 import asyncio
+import pickle
 
 import pytest
 from conftest import MODEL, asked, said
@@ -143,6 +144,11 @@ def test_a_model_remade_by_configurable_fields_keeps_its_hub(server):
         messages.append(HumanMessage("hi"))
         messages.append(chat.invoke(messages, selecting("t", 0.5)))
     assert asked(server) == ["POST /conversations"] + ["POST /responses"] * 3
+
+
+def test_a_bound_model_refuses_to_be_pickled_and_says_why(chat, conversation):
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(chat.with_conversation(conversation))
 
 
 # --- What never selects -----------------------------------------------------------------------

@@ -85,12 +85,23 @@ STRUCTURED = """\
 {"city": "Oslo", "degrees": -3}
 {"city": "Oslo", "degrees": -3}
 """
+RESPONSES = """\
+human  How is the weather in Singapore?
+ai     weather({'city': 'Singapore'})
+tool   In Singapore: sunny, 31 degrees.
+ai     In Singapore: sunny, 31 degrees.
+human  And in Oslo?
+ai     weather({'city': 'Oslo'})
+tool   In Oslo: snow, 3 degrees below zero.
+ai     In Oslo: snow, 3 degrees below zero.
+"""
 AGENTS = [
     ("agent.py", LANGCHAIN_AGENT),
     ("agent_approval.py", APPROVAL),
     ("agent_forks.py", FORKS),
     ("agent_summary.py", SUMMARY),
     ("agent_structured.py", STRUCTURED),
+    ("agent_responses.py", RESPONSES),
 ]
 
 
