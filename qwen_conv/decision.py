@@ -323,15 +323,13 @@ def _decide(
 ) -> Attach | Look | Diverged:
     if proven := local.proven(known.proof, now):
         assert known.proof is not None  # noqa: S101 - proven says so
-        if (span != "whole" or known.proof.whole) and not (
-            _is_elsewhere(local.stamp(proven - 1), known, base_url, conversation_id)
-            # What it says of that place was added by another process, and with it more.
-            or any(
-                _is_there(local.stamp(index), base_url, conversation_id)
-                for index in range(proven, len(local))
-            )
+        new = local.entries(proven)
+        if (
+            (span != "whole" or known.proof.whole)
+            # An answer behind it may have been given there, to another process, and more with it.
+            and not _has_answer(new)
+            and not _is_elsewhere(local.stamp(proven - 1), known, base_url, conversation_id)
         ):
-            new = local.entries(proven)
             return _attach(
                 new,
                 "this process saw the conversation take the others",
@@ -344,7 +342,7 @@ def _decide(
     entries = local.entries()
     anchor = last_stamped(entries, base_url, conversation_id)
 
-    if anchor < 0 and span == "new" and not any(entry.is_answer for entry in entries):
+    if anchor < 0 and span == "new" and not _has_answer(entries):
         if not known.exists:
             return Look("conversation")
         after = "" if known.empty else None
@@ -358,9 +356,10 @@ def _decide(
             return Diverged(held, _new(entries))
         stamp = entries[anchor].stamp
         assert stamp is not None  # noqa: S101 - what an anchor is
-        if held and set(stamp.ids) & set(known.head):
+        rest = entries[anchor + 1 :]
+        if held and not _has_answer(rest) and set(stamp.ids) & set(known.head):
             return _attach(
-                entries[anchor + 1 :],
+                rest,
                 "the last answer's stamp is where the conversation ends",
                 stored=entries[anchor],
                 after=stamp.ids[0],
@@ -466,6 +465,10 @@ def _attach(
     if item_id is None and stored.stamp and stored.stamp.item_ids:
         item_id = stored.stamp.item_ids[-1]
     return Attach((stored,), "the last message is stored, but unanswered", item_id, None, since)
+
+
+def _has_answer(entries: Iterable[Entry]) -> bool:
+    return any(entry.is_answer for entry in entries)
 
 
 def _is_elsewhere(stamp: Stamp | None, known: Known, base_url: str, conversation_id: str) -> bool:

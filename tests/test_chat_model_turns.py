@@ -468,8 +468,9 @@ def test_items_that_are_added_by_hand_are_seen_by_the_next_turn(take, server, hu
     assert len(server.items(conversation)) == 4
 
 
+@pytest.mark.parametrize("stamps", ["kept", "lost"])
 def test_two_processes_take_turns_on_one_conversation_and_each_sees_what_the_other_did(
-    server, hub, take
+    server, hub, take, stamps
 ):
     conversation = hub.run(flows.create).id
     both = [
@@ -480,6 +481,8 @@ def test_two_processes_take_turns_on_one_conversation_and_each_sees_what_the_oth
     for number in range(6):
         messages.append(HumanMessage(f"question {number}"))
         messages.append(take(both[number % 2], messages))
+        if stamps == "lost":
+            messages[-1] = AIMessage(messages[-1].text)
     assert [line.partition(": ")[2] for line in said(server, conversation)] == [
         message.text for message in messages
     ]
