@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,14 @@ def another_process(server: OfflineServer, **settings: Any) -> QwenConversations
     )
     hub.ledger, hub.locks = Ledger(), TurnLocks()
     return hub
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """A base URL where nobody listens, nor will: its port is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
 
 
 def invoke(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:

@@ -8,7 +8,7 @@ import threading
 
 import openai
 import pytest
-from conftest import KEY, MODEL
+from conftest import KEY, MODEL, nobody
 from pydantic import SecretStr
 
 from langchain_qwen_conv import ChatQwenConv
@@ -208,13 +208,12 @@ def test_a_session_is_found_by_its_key_to_the_letter(other):
 
 
 def test_a_server_that_cannot_be_reached_is_an_error_of_its_own():
-    with OfflineServer() as server:
-        address = server.base_url
-    hub = QwenConversations(api_key=KEY, base_url=address, max_retries=0)
-    with pytest.raises(errors.UnreachableError):
-        hub.run(flows.create)
-    with pytest.raises(errors.UnreachableError):
-        asyncio.run(hub.arun(flows.create))
+    with nobody() as address:
+        hub = QwenConversations(api_key=KEY, base_url=address, max_retries=0)
+        with pytest.raises(errors.UnreachableError):
+            hub.run(flows.create)
+        with pytest.raises(errors.UnreachableError):
+            asyncio.run(hub.arun(flows.create))
 
 
 def test_an_answer_that_is_no_json_is_an_error_of_its_own(server):

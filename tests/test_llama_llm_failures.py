@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from conftest import KEY, MODEL, always, asked, said
+from conftest import KEY, MODEL, always, asked, nobody, said
 from llama_index.core.base.llms.types import ChatMessage
 from llama_llm import (
     COMPLETIONS,
@@ -90,9 +90,7 @@ def test_a_wrong_key_raises_in_every_way(reach):
 
 
 def test_no_connection_raises_in_every_way(reach):
-    with OfflineServer() as server:
-        address = server.base_url
-    with pytest.raises(errors.UnreachableError):
+    with nobody() as address, pytest.raises(errors.UnreachableError):
         reach(llm_at(address, max_retries=0), "hi")
 
 
