@@ -436,7 +436,7 @@ class ChatQwenConv(RoutedChatModel):
                 raise UsageError(
                     "stop cannot be used where the service keeps the context: it has no such "
                     "parameter, and an answer that is cut here would stay whole there. Pass "
-                    "stop=[], or conversation_id=None for a stateless call."
+                    "stop=[], or take the call on no conversation and without state='response'."
                 )
         settings = self._settings(kwargs)
         checked_sampling(**{name: settings.get(name) for name in SAMPLING})

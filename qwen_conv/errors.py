@@ -88,18 +88,29 @@ class DivergedError(QwenConvError):
     """The list of messages is not what the conversation holds, followed by new ones.
 
     Attributes:
-        conversation_id: The conversation that was asked for.
+        conversation_id: The conversation that was asked for; `None` where each turn follows the
+            response of the last one.
         reason: What does not fit, in words, without content.
     """
 
-    def __init__(self, conversation_id: str, reason: str) -> None:
+    def __init__(self, conversation_id: str | None, reason: str) -> None:
         self.conversation_id = conversation_id
         self.reason = reason
+        if conversation_id is None:
+            what = "the response of their last answer"
+            ways = (
+                "pass on_divergence='rebase' to follow what fits, or to begin anew from your list; "
+                "or 'ignore' to send what stands behind the last answer of your list."
+            )
+        else:
+            what = conversation_id
+            ways = (
+                "pass only the new messages; pass on_divergence='ignore' to send what stands "
+                "behind the last answer of your list; or use a session_id instead of a "
+                "conversation_id, then a new conversation is begun from your list."
+            )
         super().__init__(
-            f"Nothing was sent: the messages do not continue {conversation_id}: {reason}. "
-            "Ways out: pass only the new messages; pass on_divergence='ignore' to send what stands "
-            "behind the last answer of your list; or use a session_id instead of a "
-            "conversation_id, then a new conversation is begun from your list."
+            f"Nothing was sent: the messages do not continue {what}: {reason}. Ways out: {ways}"
         )
 
 

@@ -9,7 +9,6 @@ from qwen_conv.errors import (
     ConversationNotFoundError,
     DivergedError,
     NotFoundError,
-    QwenConvError,
     RequestRefusedError,
     UsageError,
 )
@@ -39,7 +38,7 @@ async def make_plan(api: Api, turn: Turn) -> None:
     except ConversationNotFoundError as error:
         if not turn.may_begin_anew(error):
             raise
-        await begin_anew(api, turn, error)
+        await begin_anew(api, turn)
         return
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
@@ -143,19 +142,10 @@ async def _behind(api: Api, conversation_id: str, item_id: str | None) -> tuple[
     return items
 
 
-async def begin_anew(api: Api, turn: Turn, error: QwenConvError) -> None:
-    """Has a turn begin a new conversation, because the one that it was for is not there.
-
-    Raises:
-        QwenConvError: It is there: something else was not found. That is the error that was passed.
-    """
+async def begin_anew(api: Api, turn: Turn) -> None:
+    """Has a turn begin a new conversation, because the one that it was for is not there."""
     assert turn.conversation_id is not None  # noqa: S101 - it was looked for
-    try:
-        await api.send(RetrieveConversation(turn.conversation_id))
-    except ConversationNotFoundError:
-        api.hub.ledger.note(turn.conversation_id, UNKNOWN)
-    else:
-        raise error
+    api.hub.ledger.note(turn.conversation_id, UNKNOWN)
     await _part(api, turn, Diverged("the conversation is not there any more", ()), None)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from qwen_conv.api import Api
+from qwen_conv.calls import RetrieveConversation
 from qwen_conv.chains import NOWHERE, follow, sealed
 from qwen_conv.decision import Attach, settle
 from qwen_conv.errors import (
@@ -96,7 +97,7 @@ def _chained(hub: QwenConversations, request: TurnRequest) -> Turn:
         why = f"it follows an earlier answer: {found.changed}" if response_id else found.changed
         match request.on_divergence:
             case "raise":
-                raise DivergedError("the chain of its answers", found.changed)
+                raise DivergedError(None, found.changed)
             case "stateless":
                 decision, send, response_id = "stateless", request.local.entries(), None
             case _ if response_id is None:
@@ -135,13 +136,28 @@ async def unsent(api: Api, turn: Turn) -> bool:
     """
     refusal, turn.refusal = turn.refusal, None
     if isinstance(refusal, ConversationNotFoundError):
-        await begin_anew(api, turn, refusal)
-        _pair(turn)
+        await _part_from_lost(api, turn, refusal)
     elif isinstance(refusal, NotFoundError):
         _recover(turn)
     elif refusal is not None:
         await _mend(api, turn, refusal)
     return not turn.in_flight
+
+
+async def _part_from_lost(api: Api, turn: Turn, refusal: ConversationNotFoundError) -> None:
+    """Has a turn begin a new conversation, if the service says that the one it was for is gone.
+
+    Raises:
+        ConversationNotFoundError: It is there: something else that the turn names was not found.
+    """
+    assert turn.conversation_id is not None  # noqa: S101 - the turn was refused for it
+    try:
+        await api.send(RetrieveConversation(turn.conversation_id))
+    except ConversationNotFoundError:
+        await begin_anew(api, turn)
+        _pair(turn)
+    else:
+        raise refusal
 
 
 async def _mend(api: Api, turn: Turn, refusal: RequestRefusedError) -> None:
@@ -153,7 +169,7 @@ async def _mend(api: Api, turn: Turn, refusal: RequestRefusedError) -> None:
             held = await read(api, turn.conversation_id)
         except QwenConvError as error:
             if turn.may_begin_anew(error):
-                await begin_anew(api, turn, error)
+                await begin_anew(api, turn)
                 _pair(turn)
                 return
             raise refusal from error

@@ -174,7 +174,7 @@ def test_what_was_asked_for_is_done_about_an_edited_list(server, chat, model, ta
     shown = model.shown[-1]
     edited = [HumanMessage("uno"), *messages[1:], HumanMessage("three")]
     if policy == "raise":
-        with pytest.raises(errors.DivergedError):
+        with pytest.raises(errors.DivergedError, match="on_divergence='rebase'"):
             take(chat, edited, on_divergence=policy)
         return
     answer = take(chat, edited, on_divergence=policy)

@@ -37,36 +37,32 @@ assistant  weather({'city': 'Oslo'})
 tool       In Oslo: snow, 3 degrees below zero.
 assistant  In Oslo: snow, 3 degrees below zero.
 """
-LANGCHAIN_AGENT = """\
-human  How is the weather in Singapore?
+SINGAPORE = """\
 ai     weather({'city': 'Singapore'})
 tool   In Singapore: sunny, 31 degrees.
 ai     In Singapore: sunny, 31 degrees.
-human  Is it colder in Oslo?
+"""
+OSLO = """\
 ai     weather({'city': 'Oslo'})
 tool   In Oslo: snow, 3 degrees below zero.
 ai     In Oslo: snow, 3 degrees below zero.
 """
-APPROVAL = """\
-human  How is the weather in Singapore?
-ai     weather({'city': 'Singapore'})
-tool   In Singapore: sunny, 31 degrees.
-ai     In Singapore: sunny, 31 degrees.
-human  And in Oslo?
-ai     weather({'city': 'Oslo'})
+ASKED = f"human  How is the weather in Singapore?\n{SINGAPORE}"
+LANGCHAIN_AGENT = f"{ASKED}human  Is it colder in Oslo?\n{OSLO}"
+RESPONSES = f"{ASKED}human  And in Oslo?\n{OSLO}"
+APPROVAL = f"""\
+{ASKED}human  And in Oslo?
+ai     weather({{'city': 'Oslo'}})
 tool   User rejected the tool call for `weather` with reason: Nobody goes to Oslo.
 ai     User rejected the tool call for `weather` with reason: Nobody goes to Oslo.
 human  But if I went to Oslo?
-ai     weather({'city': 'Oslo'})
+ai     weather({{'city': 'Oslo'}})
 human  Never mind.
 ai     Have a good journey.
 """
-FORKS = """\
+FORKS = f"""\
 human  Is it hot in Singapore?
-ai     weather({'city': 'Singapore'})
-tool   In Singapore: sunny, 31 degrees.
-ai     In Singapore: sunny, 31 degrees.
-human  I stay here.
+{SINGAPORE}human  I stay here.
 ai     Have a good journey.
 human  I stay here all the same.
 ai     Have a good journey.
@@ -84,16 +80,6 @@ Fewer tokens than before.
 STRUCTURED = """\
 {"city": "Oslo", "degrees": -3}
 {"city": "Oslo", "degrees": -3}
-"""
-RESPONSES = """\
-human  How is the weather in Singapore?
-ai     weather({'city': 'Singapore'})
-tool   In Singapore: sunny, 31 degrees.
-ai     In Singapore: sunny, 31 degrees.
-human  And in Oslo?
-ai     weather({'city': 'Oslo'})
-tool   In Oslo: snow, 3 degrees below zero.
-ai     In Oslo: snow, 3 degrees below zero.
 """
 AGENTS = [
     ("agent.py", LANGCHAIN_AGENT),

@@ -11,6 +11,7 @@ import pytest
 
 from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
+from qwen_conv.errors import UsageError
 from qwen_conv.offline import CallTool, OfflineServer
 from qwen_conv.offline.responder import text_of
 from recording import provenance
@@ -24,6 +25,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 MODEL = "qwen3.6-plus"
 NUMBERS = count()
+NO_STOP = "the service has no stop: it is refused where the service keeps the context"
 CASSETTE = FOLDER / "offline" / "standard_tests.yaml"
 
 
@@ -112,7 +114,7 @@ class TestInAConversation(OnServer):
     def chat_model_params(self):
         return super().chat_model_params | {"session_id": f"test {next(NUMBERS)}"}
 
-    @pytest.mark.xfail(reason="the service has no stop: refused in a conversation")
+    @pytest.mark.xfail(raises=UsageError, strict=True, reason=NO_STOP)
     def test_stop_sequence(self, model):
         super().test_stop_sequence(model)
 
@@ -143,6 +145,6 @@ class TestFollowingResponses(OnServer):
     def chat_model_params(self):
         return super().chat_model_params | {"state": "response"}
 
-    @pytest.mark.xfail(reason="the service has no stop: refused where it keeps the context")
+    @pytest.mark.xfail(raises=UsageError, strict=True, reason=NO_STOP)
     def test_stop_sequence(self, model):
         super().test_stop_sequence(model)
