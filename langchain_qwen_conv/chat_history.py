@@ -22,11 +22,12 @@ from langchain_qwen_conv.losses import loss, missed, restored
 from langchain_qwen_conv.messages import STAMP, from_stored, to_core, to_entry
 from langchain_qwen_conv.reports import MESSAGE_HISTORY, Reports
 from qwen_conv.api import Api, finish
-from qwen_conv.decision import Entry, Known, LocalList
+from qwen_conv.decision import Known
 from qwen_conv.errors import Failure, ItemNotFoundError, NotRepresentableError, UsageError
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Message, fingerprints
 from qwen_conv.kept import Kept
+from qwen_conv.local import Entry, LocalList
 from qwen_conv.record import Draft, Record, ToolItems
 from qwen_conv.registry import Overlays
 from qwen_conv.stamps import Stamp

@@ -27,7 +27,7 @@ from langchain_qwen_conv.routing import AgentThread, RoutedChatModel
 from langchain_qwen_conv.tools import tool_to_wire
 from qwen_conv._version import __version__
 from qwen_conv.api import finish
-from qwen_conv.decision import LocalList, OnDivergence
+from qwen_conv.decision import OnDivergence
 from qwen_conv.errors import UsageError, own_cause
 from qwen_conv.hub import QwenConversations
 from qwen_conv.limits import (
@@ -37,6 +37,7 @@ from qwen_conv.limits import (
     checked_text,
     checked_thinking,
 )
+from qwen_conv.local import LocalList
 from qwen_conv.pairing import OnUnansweredCall
 from qwen_conv.registry import Registry
 from qwen_conv.settings import settings_to_wire

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from langchain_qwen_conv.answers import as_held
 from langchain_qwen_conv.reports import Report
 from qwen_conv.api import Api
-from qwen_conv.decision import Doubt, Entry
+from qwen_conv.doubt import Doubt
 from qwen_conv.flows import changing, read, remove
 from qwen_conv.items import Message, fingerprints
 from qwen_conv.kept import Kept
+from qwen_conv.local import Entry
 from qwen_conv.record import Record
 from qwen_conv.stamps import Stamp
 

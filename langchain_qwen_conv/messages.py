@@ -30,7 +30,6 @@ from langchain_core.messages import (
 )
 
 from langchain_qwen_conv.profiles import PROVIDER
-from qwen_conv.decision import Entry, key_of
 from qwen_conv.errors import NotRepresentableError
 from qwen_conv.items import (
     FunctionCall,
@@ -46,6 +45,7 @@ from qwen_conv.items import (
     Role,
     Text,
 )
+from qwen_conv.local import Entry, key_of
 from qwen_conv.stamps import Stamp
 from qwen_conv.tools import arguments_of, arguments_to_wire
 

@@ -43,7 +43,6 @@ from llama_index.core.base.llms.types import (
     VideoBlock,
 )
 
-from qwen_conv.decision import key_of
 from qwen_conv.errors import NotRepresentableError, UsageError
 from qwen_conv.items import (
     FunctionCall,
@@ -59,6 +58,7 @@ from qwen_conv.items import (
     Text,
     to_wire,
 )
+from qwen_conv.local import key_of
 from qwen_conv.tools import arguments_of, arguments_to_wire
 
 OUTPUT_ITEMS = "output_items"

@@ -18,10 +18,10 @@ from llamaindex_qwen_conv import messages as mapping
 from llamaindex_qwen_conv.answers import Pieces, response, with_first_call
 from llamaindex_qwen_conv.references import FORM, referring
 from qwen_conv.api import Api, AsyncApi, SyncApi, finish
-from qwen_conv.decision import Entry, LocalList
 from qwen_conv.errors import DivergedError
 from qwen_conv.held import Held, Line
 from qwen_conv.items import Item
+from qwen_conv.local import Entry, LocalList
 from qwen_conv.mirror import Mirror
 from qwen_conv.record import Draft
 from qwen_conv.responses import Reading

@@ -15,7 +15,8 @@ from hashlib import blake2b
 from hmac import compare_digest
 from typing import NamedTuple
 
-from qwen_conv.decision import Entry, LocalList, last_stamped, verified
+from qwen_conv.decision import last_stamped, verified
+from qwen_conv.local import Entry, LocalList
 from qwen_conv.stamps import Stamp
 
 NOWHERE = ""

@@ -15,11 +15,12 @@ compared whole. Position alone proves nothing, and neither does an equal text: p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from qwen_conv.doubt import Doubt
 from qwen_conv.errors import UsageError
 from qwen_conv.items import (
     Fingerprint,
@@ -27,12 +28,10 @@ from qwen_conv.items import (
     FunctionOutput,
     Item,
     Message,
-    Refusal,
-    Text,
     fingerprints,
-    said_together,
 )
 from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.local import Entry, LocalList, Proof, key_of
 from qwen_conv.pairing import told
 from qwen_conv.stamps import Stamp
 
@@ -47,162 +46,6 @@ looks like one of nothing but new messages."""
 UNDATED_TRUST = 24 * 60 * 60
 """Seconds that a reading of the conversation vouches for it. Listed items carry no date
 (help.aliyun.com, "Conversations", list items; read 2026-11-20), so some may be about to expire."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One message of the caller's list: what it is on the wire, and what it claims of its place.
-
-    Raises:
-        NotRepresentableError: The message cannot be sent at all.
-    """
-
-    items: tuple[Item, ...]
-    stamp: Stamp | None = None
-    said: tuple[Fingerprint, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "said", fingerprints(self.items))
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether a model said it; only an answer can say nothing, and be no item at all."""
-        return not self.items or any(
-            isinstance(item, FunctionCall)
-            or (isinstance(item, Message) and item.role == "assistant")
-            for item in self.items
-        )
-
-
-class Proof(NamedTuple):
-    """The ledger's word that a conversation ends with a list of so many `messages`.
-
-    `digest` stands for the list, within this process. `since` is when the oldest of them that
-    still has to be there was stored, in seconds since 1970. `whole`: it holds nothing else.
-    """
-
-    messages: int
-    digest: int
-    since: float
-    whole: bool = False
-
-
-class LocalList:
-    """The caller's messages, oldest first, converted only where somebody looks.
-
-    Args:
-        messages: The messages of the framework.
-        entry_of: Converts one of them.
-        keys: What `key_of` of each converted message is.
-        stamp_of: Reads the stamp of one of them, which need not be converted for that.
-    """
-
-    def __init__(
-        self,
-        messages: Sequence[Any],
-        entry_of: Callable[[Any], Entry],
-        keys: tuple[Hashable, ...],
-        stamp_of: Callable[[Any], Stamp | None] | None = None,
-    ) -> None:
-        self._messages = messages
-        self._stamp_of = stamp_of
-        self._entry_of = entry_of
-        self._keys = keys
-        self._entries: dict[int, Entry] = {}
-
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    def entries(self, start: int = 0) -> tuple[Entry, ...]:
-        """The messages from `start` on.
-
-        Raises:
-            NotRepresentableError: One of them cannot be sent.
-        """
-        return tuple(map(self.entry, range(start, len(self._messages))))
-
-    def entry(self, index: int) -> Entry:
-        """The message at that place.
-
-        Raises:
-            NotRepresentableError: It cannot be sent.
-        """
-        found = self._entries.get(index)
-        if found is None:
-            found = self._entries[index] = self._entry_of(self._messages[index])
-        return found
-
-    def stamp(self, index: int) -> Stamp | None:
-        """What the message at that place says of where it is stored."""
-        if self._stamp_of is None:
-            return self.entry(index).stamp
-        return self._stamp_of(self._messages[index])
-
-    def proven(self, proof: Proof | None, now: float) -> int:
-        """How many messages at the beginning the proof vouches for: all that it covers, or 0."""
-        if proof is None or proof.messages > len(self._keys) or now >= proof.since + ITEM_LIFETIME:
-            return 0
-        return proof.messages if hash(self._keys[: proof.messages]) == proof.digest else 0
-
-    def proof(self, since: float) -> Proof:
-        """The proof that a conversation ends with this list."""
-        return Proof(len(self._keys), hash(self._keys), since)
-
-    def proof_with(self, answer: Hashable, since: float, *, whole: bool) -> Proof:
-        """The proof for this list and the answer that it was given."""
-        return Proof(len(self._keys) + 1, hash((*self._keys, answer)), since, whole)
-
-
-class Doubt(NamedTuple):
-    """A turn whose outcome is not known: no reply came, or it was not read to its end.
-
-    Attributes:
-        sent: What it sent, in order.
-        behind: The id of the item that the conversation ended with before; `""` if it was empty,
-            `None` if that was not known.
-        asked: What of that was in the caller's list; all of it if `None`.
-    """
-
-    sent: tuple[Fingerprint, ...]
-    behind: str | None
-    asked: tuple[Fingerprint, ...] | None = None
-
-    def concerns(self, entries: Sequence[Entry]) -> bool:
-        """Whether it matters to that list: it has answers, or would send the same again.
-
-        Who passes only new messages, and other ones, goes on behind the turn, if it is there.
-        """
-        said = tuple(chain.from_iterable(entry.said for entry in entries))
-        asked = self.sent if self.asked is None else self.asked
-        again = said[: len(asked)] == asked
-        return again or any(entry.is_answer for entry in entries)
-
-    def left(self, items: Sequence[Item]) -> Sequence[Item]:
-        """What the turn left of itself, of the items behind `behind`, if anything.
-
-        Of all items, if that is not known: what it left is what they end with then.
-        """
-        if self.behind is not None:
-            return left_by(items, self.sent)
-        for start in reversed(range(len(items))):
-            end = len(items)
-            while end > start and _is_output(items[end - 1]):
-                end -= 1
-            if fingerprints(items[start:end]) == self.sent:
-                return items[start:]
-        return ()
-
-
-def left_by(items: Sequence[Item], sent: tuple[Fingerprint, ...]) -> Sequence[Item]:
-    """What a turn left that sent this, if the items begin with that.
-
-    That is one answer at most: what stands behind it may be what others wrote since.
-    """
-    count = next((n for n in range(1, len(items) + 1) if fingerprints(items[:n]) == sent), None)
-    if count is None:
-        return ()
-    answer = next(said_together(items[count:]), ())
-    return (*items[:count], *(answer if all(map(_is_output, answer)) else ()))
 
 
 class Known(NamedTuple):
@@ -579,13 +422,6 @@ def _calls(entry: Entry) -> set[str]:
     return {item.call_id for item in entry.items if isinstance(item, FunctionCall)}
 
 
-def _is_output(item: Item) -> bool:
-    """Whether a model made the item."""
-    if isinstance(item, Message):
-        return item.role == "assistant"
-    return not isinstance(item, FunctionOutput)
-
-
 def _is_system(item: Item) -> bool:
     return isinstance(item, Message) and item.role in {"system", "developer"}
 
@@ -598,29 +434,6 @@ def _new(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """What is new if nothing is compared: what stands behind the last answer."""
     last = max((index for index, entry in enumerate(entries) if entry.is_answer), default=-1)
     return entries[last + 1 :]
-
-
-def key_of(items: Iterable[Item]) -> Hashable:
-    """A cheap value that is equal for two messages exactly if they say the same.
-
-    It is `(role, text)` for a message that is nothing but text, so that a framework's message of
-    that kind need not be converted to be told apart.
-    """
-    role, text = "assistant", ""
-    spoken = [item for item in items if isinstance(item, _SPOKEN)]
-    for item in spoken:
-        if not (
-            isinstance(item, Message)
-            and (item.role == role or len(spoken) == 1)
-            and all(isinstance(part, _WORDS) for part in item.content)
-        ):
-            return fingerprints(spoken)
-        role, text = item.role, text + item.text
-    return role, text
-
-
-_SPOKEN = (Message, FunctionCall, FunctionOutput)
-_WORDS = (Text, Refusal)
 
 
 def _oldest(entries: Iterable[Entry], now: float) -> float:

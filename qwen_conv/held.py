@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
-from qwen_conv.decision import UNDATED_TRUST, Entry, key_of
+from qwen_conv.decision import UNDATED_TRUST
 from qwen_conv.items import Fingerprint, FunctionCall, FunctionOutput, Item, Message, fingerprints
 from qwen_conv.kept import Kept
 from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.local import Entry, key_of
 from qwen_conv.record import Draft
 from qwen_conv.stamps import Stamp
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwen_conv.api import Api
 from qwen_conv.calls import DeleteConversation, DeleteItem, RetrieveConversation
-from qwen_conv.decision import Attach, Diverged, LocalList, Look, Seen, decide
+from qwen_conv.decision import Attach, Diverged, Look, Seen, decide
 from qwen_conv.errors import (
     ConversationNotFoundError,
     DivergedError,
@@ -15,6 +15,7 @@ from qwen_conv.errors import (
 from qwen_conv.flows import create, read, remove
 from qwen_conv.items import Item
 from qwen_conv.ledger import UNKNOWN
+from qwen_conv.local import LocalList
 from qwen_conv.registry import Row
 from qwen_conv.seals import void_item
 from qwen_conv.turn import Turn, TurnRequest

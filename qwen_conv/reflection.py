@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, cast
 
 from qwen_conv.api import Api
-from qwen_conv.decision import Known, LocalList, left_by
+from qwen_conv.decision import Known
+from qwen_conv.doubt import left_by
 from qwen_conv.errors import ConversationNotFoundError
 from qwen_conv.flows import read, remove
 from qwen_conv.held import Form, Held, aligned
@@ -20,6 +21,7 @@ from qwen_conv.items import (
 )
 from qwen_conv.kept import Kept
 from qwen_conv.limits import is_conversation_id
+from qwen_conv.local import LocalList
 from qwen_conv.locks import Holder
 from qwen_conv.outbox import Rows
 from qwen_conv.record import Draft, Record

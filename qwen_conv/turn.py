@@ -10,13 +10,8 @@ from types import MappingProxyType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 from qwen_conv.calls import CreateResponse
-from qwen_conv.decision import (
-    Attach,
-    Doubt,
-    LocalList,
-    OnDivergence,
-    Span,
-)
+from qwen_conv.decision import Attach, OnDivergence, Span
+from qwen_conv.doubt import Doubt
 from qwen_conv.errors import (
     ConversationLockedError,
     ConversationNotFoundError,
@@ -32,6 +27,7 @@ from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Json, fingerprints
 from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
+from qwen_conv.local import LocalList
 from qwen_conv.locks import Holder
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
 from qwen_conv.registry import Row

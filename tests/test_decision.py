@@ -2,21 +2,11 @@
 
 import pytest
 
-from qwen_conv.decision import (
-    Attach,
-    Diverged,
-    Entry,
-    Known,
-    LocalList,
-    Look,
-    Seen,
-    decide,
-    key_of,
-    settle,
-)
+from qwen_conv.decision import Attach, Diverged, Known, Look, Seen, decide, settle
 from qwen_conv.errors import NotRepresentableError, UsageError
 from qwen_conv.items import FunctionCall, FunctionOutput, Message
 from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.local import Entry, LocalList, key_of
 from qwen_conv.stamps import Stamp
 
 URL, HERE, ELSEWHERE = "https://example.com/v1", "conv_here", "conv_elsewhere"

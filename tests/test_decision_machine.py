@@ -11,21 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from qwen_conv.decision import (
-    Attach,
-    Diverged,
-    Entry,
-    Known,
-    LocalList,
-    Look,
-    Seen,
-    decide,
-    key_of,
-    settle,
-)
+from qwen_conv.decision import Attach, Diverged, Known, Look, Seen, decide, settle
 from qwen_conv.errors import UsageError
 from qwen_conv.items import Message
 from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.local import Entry, LocalList, key_of
 
 URL, HERE = "https://example.com/v1", "conv_1"
 DAY = 24 * 60 * 60

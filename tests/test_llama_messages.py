@@ -34,7 +34,6 @@ from llamaindex_qwen_conv.messages import (
     key,
     to_core,
 )
-from qwen_conv.decision import Entry, key_of
 from qwen_conv.errors import NotRepresentableError, UsageError
 from qwen_conv.items import (
     FunctionCall,
@@ -50,6 +49,7 @@ from qwen_conv.items import (
     from_wire,
     said_together,
 )
+from qwen_conv.local import Entry, key_of
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 PNG_URI = f"data:image/png;base64,{b64encode(PNG).decode()}"

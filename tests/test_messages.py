@@ -21,7 +21,6 @@ from langchain_openai.chat_models.base import _construct_responses_api_input
 
 from langchain_qwen_conv import messages as mapping
 from langchain_qwen_conv.messages import from_core, to_core
-from qwen_conv.decision import key_of
 from qwen_conv.errors import NotRepresentableError
 from qwen_conv.items import (
     FunctionCall,
@@ -34,6 +33,7 @@ from qwen_conv.items import (
     fingerprints,
     to_wire,
 )
+from qwen_conv.local import key_of
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ids = st.text("abc123_", min_size=1, max_size=8)
