@@ -126,7 +126,7 @@ class ChatQwenConv(RoutedChatModel):
             model makes its own from `api_key`, `base_url`, `region`, `registry`,
             `default_headers`, `client` and `async_client`; see `qwen_conv.QwenConversations`.
         timeout: Seconds.
-        max_retries: For requests that may be sent twice, which turns of conversations may not.
+        max_retries: For requests that may be sent twice, and turns that certainly were not stored.
 
     Instantiate:
         ```python
@@ -230,7 +230,8 @@ class ChatQwenConv(RoutedChatModel):
     """Seconds to wait for an answer; by default the hub's."""
 
     max_retries: int | None = None
-    """How often a request is sent again that may be sent twice; by default the hub's."""
+    """How often a request is sent again that may be sent twice, and a turn that certainly was not
+    stored; by default the hub's."""
 
     api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("api_key", "dashscope_api_key")
@@ -349,8 +350,7 @@ class ChatQwenConv(RoutedChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         from langchain_qwen_conv import answers
-        from qwen_conv.responses import Reading
-        from qwen_conv.turns import begin, end, unsent
+        from qwen_conv.turns import begin, deltas, end
 
         ending = Stop(self._stop(stop))
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
@@ -360,18 +360,13 @@ class ChatQwenConv(RoutedChatModel):
                 reported(kwargs.get("history_run"), self._hub, request, messages) as report,
                 finish(begin(api, report.request)) as turn,
             ):
-                while finish(unsent(api, turn)):
-                    reading = Reading(call := turn.call)
-                    with turn.attempt(), closing(api.stream(call)) as events:
-                        for event in events:
-                            for delta in reading.feed(event):
-                                turn.begun = True
-                                chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
-                                if run_manager:
-                                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                                yield chunk
-                outcome = finish(end(api, turn, reading.response, reading.received))
-                report.outcome = outcome
+                with closing(deltas(api, turn)) as pieces:
+                    for delta in pieces:
+                        chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
+                        if run_manager:
+                            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
+                outcome = report.outcome = finish(end(api, turn))
         yield ChatGenerationChunk(message=answers.last_chunk(outcome, ending))
 
     async def _astream(
@@ -382,8 +377,7 @@ class ChatQwenConv(RoutedChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         from langchain_qwen_conv import answers
-        from qwen_conv.responses import Reading
-        from qwen_conv.turns import begin, end, unsent
+        from qwen_conv.turns import adeltas, begin, end
 
         ending = Stop(self._stop(stop))
         with as_model_errors(in_conversation=self._in_conversation(kwargs)):
@@ -393,21 +387,13 @@ class ChatQwenConv(RoutedChatModel):
                 reported(kwargs.get("history_run"), self._hub, request, messages) as report,
                 await begin(api, report.request) as turn,
             ):
-                while await unsent(api, turn):
-                    reading = Reading(call := turn.call)
-                    with turn.attempt():
-                        async with aclosing(api.stream(call)) as events:
-                            async for event in events:
-                                for delta in reading.feed(event):
-                                    turn.begun = True
-                                    chunk = ChatGenerationChunk(
-                                        message=answers.chunk(delta, ending)
-                                    )
-                                    if run_manager:
-                                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                                    yield chunk
-                outcome = await end(api, turn, reading.response, reading.received)
-                report.outcome = outcome
+                async with aclosing(adeltas(api, turn)) as pieces:
+                    async for delta in pieces:
+                        chunk = ChatGenerationChunk(message=answers.chunk(delta, ending))
+                        if run_manager:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
+                outcome = report.outcome = await end(api, turn)
         yield ChatGenerationChunk(message=answers.last_chunk(outcome, ending))
 
     def _request(

@@ -84,13 +84,22 @@ class RateLimitedError(core.RateLimitedError, langchain.ModelRateLimitError): ..
 class ServiceFailedError(core.ServiceFailedError, langchain.ModelAPIError): ...
 
 
+class UnreadableError(core.UnreadableError, langchain.ModelAPIError): ...
+
+
 class UnreachableError(core.UnreachableError, langchain.ModelConnectionError): ...
+
+
+class NotConnectedError(core.NotConnectedError, langchain.ModelConnectionError): ...
 
 
 class TimedOutError(core.TimedOutError, langchain.ModelTimeoutError): ...
 
 
 class StreamCutError(core.StreamCutError, langchain.ModelConnectionError): ...
+
+
+class UndecidedError(core.UndecidedError, langchain.ModelConnectionError): ...
 
 
 _BOTH: dict[type[core.QwenConvError], type[core.QwenConvError]] = {
@@ -100,7 +109,11 @@ _BOTH: dict[type[core.QwenConvError], type[core.QwenConvError]] = {
 }
 """The core's class -> the one here that is LangChain's too."""
 
-_SURELY_NOT_STORED = (core.RateLimitedError, core.ConversationLockedError)
+_SURELY_NOT_STORED = (
+    core.NotConnectedError,
+    core.RateLimitedError,
+    core.ConversationLockedError,
+)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from langchain_qwen_conv.answers import as_held
 from langchain_qwen_conv.reports import Report
 from qwen_conv.api import Api
-from qwen_conv.doubt import Doubt
+from qwen_conv.doubt import left_by
 from qwen_conv.flows import changing, read, remove
 from qwen_conv.items import Message, fingerprints
 from qwen_conv.kept import Kept
@@ -120,13 +120,13 @@ async def _undo(api: Api, record: Record, stamp: Stamp) -> None:
     """Takes a turn out of the conversation whose answer was not what the run came to."""
     async with changing(api, stamp.conversation_id):
         listed = await read(api, stamp.conversation_id, after=record.last_id)
-        left = Doubt(stamp.sent, None).left(listed)
+        left = left_by(listed, stamp.sent)
         # Some services list an answer under other ids than they gave it.
-        if (
-            set(stamp.item_ids) <= {item.id for item in left}
-            or fingerprints(left) == stamp.sent + stamp.said
+        if left is not None and (
+            set(stamp.item_ids) <= {item.id for item in left.items}
+            or fingerprints(left.items) == stamp.sent + stamp.said
         ):
-            await remove(api, stamp.conversation_id, reversed(left))
+            await remove(api, stamp.conversation_id, reversed(left.items))
 
 
 def _stamp_of(report: Report, conversation_id: str) -> Stamp | None:

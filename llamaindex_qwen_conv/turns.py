@@ -24,10 +24,9 @@ from qwen_conv.items import Item
 from qwen_conv.local import Entry, LocalList
 from qwen_conv.mirror import Mirror
 from qwen_conv.record import Draft
-from qwen_conv.responses import Reading
 from qwen_conv.stamps import Stamp
 from qwen_conv.turn import Outcome, Turn, TurnRequest
-from qwen_conv.turns import begin, end, unsent
+from qwen_conv.turns import adeltas, begin, deltas, end, unsent
 
 logger = logging.getLogger("qwen_conv")
 
@@ -88,10 +87,9 @@ async def taken(api: Api, asked: Asked) -> ChatResponse:
     turn, line = await _begun(api, asked)
     with turn:
         while await unsent(api, turn):
-            with turn.attempt():
-                answer = await api.send(turn.call)
-        outcome = await end(api, turn, answer, answer.output)
-        message = await _committed(api, asked, line, outcome, answer.output)
+            with turn.attempt() as call:
+                turn.response = await api.send(call)
+        outcome, message = await _ended(api, asked, turn, line)
     return response(outcome, message)
 
 
@@ -99,42 +97,34 @@ def pieces(api: SyncApi, asked: Asked) -> ChatResponseGen:
     """Takes a turn whose answer comes piece by piece."""
     turn, line = finish(_begun(api, asked))
     with turn:
-        while finish(unsent(api, turn)):
-            reading, so_far = Reading(call := turn.call), Pieces(one_call=_one_call(asked, turn))
-            with turn.attempt(), closing(api.stream(call)) as events:
-                for event in events:
-                    for delta in reading.feed(event):
-                        turn.begun = True
-                        if (piece := so_far.piece(delta)) is not None:
-                            yield piece
-        last = finish(_ended(api, asked, turn, line, reading))
-    yield last
+        so_far = Pieces(one_call=_one_call(asked, turn))
+        with closing(deltas(api, turn)) as news:
+            for delta in news:
+                if (piece := so_far.piece(delta)) is not None:
+                    yield piece
+        outcome, message = finish(_ended(api, asked, turn, line))
+    yield response(outcome, message, streamed=True)
 
 
 async def apieces(api: AsyncApi, asked: Asked) -> ChatResponseAsyncGen:
     """`pieces`, for tasks."""
     turn, line = await _begun(api, asked)
     with turn:
-        while await unsent(api, turn):
-            reading, so_far = Reading(call := turn.call), Pieces(one_call=_one_call(asked, turn))
-            with turn.attempt():
-                async with aclosing(api.stream(call)) as events:
-                    async for event in events:
-                        for delta in reading.feed(event):
-                            turn.begun = True
-                            if (piece := so_far.piece(delta)) is not None:
-                                yield piece
-        last = await _ended(api, asked, turn, line, reading)
-    yield last
+        so_far = Pieces(one_call=_one_call(asked, turn))
+        async with aclosing(adeltas(api, turn)) as news:
+            async for delta in news:
+                if (piece := so_far.piece(delta)) is not None:
+                    yield piece
+        outcome, message = await _ended(api, asked, turn, line)
+    yield response(outcome, message, streamed=True)
 
 
 async def _ended(
-    api: Api, asked: Asked, turn: Turn, line: Line | None, reading: Reading
-) -> ChatResponse:
-    """Ends a turn whose answer has come piece by piece."""
-    outcome = await end(api, turn, reading.response, reading.received)
-    message = await _committed(api, asked, line, outcome, reading.received)
-    return response(outcome, message, streamed=True)
+    api: Api, asked: Asked, turn: Turn, line: Line | None
+) -> tuple[Outcome, ChatMessage]:
+    """Ends a turn that is answered."""
+    outcome = await end(api, turn)
+    return outcome, await _committed(api, asked, line, outcome, turn.received)
 
 
 def _one_call(asked: Asked, turn: Turn) -> bool:

@@ -12,10 +12,12 @@ it does not know. Its models misread what they do not know, and cost several tim
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from qwen_conv.errors import UNREADABLE, Failure, ServiceFailedError, own_errors, service_error
+from qwen_conv.errors import UNREADABLE, Failure, UnreadableError, own_errors, service_error
 
 if TYPE_CHECKING:
     from qwen_conv.calls import Call
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+
+class Patience(NamedTuple):
+    """How often a request may be sent again, and within how many seconds."""
+
+    retries: int
+    seconds: float
 
 
 class Api(Protocol):
@@ -41,6 +50,15 @@ class Api(Protocol):
             ServiceError: The service answered otherwise.
             NoReplyError: It did not answer.
         """
+        ...
+
+    @property
+    def patience(self) -> Patience:
+        """How often a request may be sent again that certainly was not carried out."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
         ...
 
     async def lock(self, name: str) -> Holder:
@@ -90,6 +108,14 @@ class _Shared:
         self._timeout = timeout
         self._max_retries = max_retries
 
+    @property
+    def patience(self) -> Patience:
+        """How often a request may be sent again that certainly was not carried out."""
+        told = self._client.timeout
+        seconds = getattr(told, "read", told) if self._timeout is None else self._timeout
+        retries = self._client.max_retries if self._max_retries is None else self._max_retries
+        return Patience(retries, inf if seconds is None else seconds)
+
     def _address(self, call: Call[Any]) -> str:
         # Given whole, the SDK need not put it together, which took 5 % of a turn's CPU.
         return self.hub.base_url + call.path
@@ -134,6 +160,10 @@ class SyncApi(_Shared):
             with events:
                 yield from events
 
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)  # noqa: ASYNC251 - it is for threads
+
     async def lock(self, name: str) -> Holder:
         """Waits for the lock of that name, and takes it."""
         return self.hub.locks.of(name).acquire()
@@ -147,6 +177,10 @@ class _ForTasks:
     """What tasks wait for, besides the service."""
 
     hub: QwenConversations
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
 
     async def lock(self, name: str) -> Holder:
         """Waits for the lock of that name, and takes it."""
@@ -194,6 +228,11 @@ class ThreadedApi(_ForTasks):
     def __init__(self, hub: QwenConversations) -> None:
         self.hub = hub
 
+    @property
+    def patience(self) -> Patience:
+        """How often a request may be sent again that certainly was not carried out."""
+        return self.hub.sync().patience
+
     async def send(self, call: Call[T]) -> T:
         """Sends a call and returns what its answer means."""
         return await asyncio.to_thread(lambda: finish(self.hub.sync().send(call)))
@@ -203,7 +242,7 @@ def _read(call: Call[T], wire: object) -> T:
     """What an answer with the status 200 means; it may yet be an error."""
     if not isinstance(wire, Mapping):
         what = str(wire)[:200] if wire else "nothing"
-        raise ServiceFailedError(
+        raise UnreadableError(
             Failure(f"The service answered with something that is not a JSON object: {what!r}")
         )
     if wire.keys() & {"error", "code", "message"} and not wire.keys() & {"id", "data", "deleted"}:
@@ -211,6 +250,4 @@ def _read(call: Call[T], wire: object) -> T:
     try:
         return call.reply(wire)
     except UNREADABLE as error:
-        raise ServiceFailedError(
-            Failure(f"The service's answer cannot be read: {error}")
-        ) from error
+        raise UnreadableError(Failure(f"The service's answer cannot be read: {error}")) from error

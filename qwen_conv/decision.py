@@ -16,7 +16,6 @@ compared whole. Position alone proves nothing, and neither does an equal text: p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -27,8 +26,9 @@ from qwen_conv.items import (
     FunctionCall,
     FunctionOutput,
     Item,
-    Message,
+    as_users,
     fingerprints,
+    is_system,
 )
 from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.local import Entry, LocalList, Proof, key_of
@@ -57,7 +57,8 @@ class Known(NamedTuple):
         head: The ids of what it ended with when this process last saw it, the response's first;
             empty if that is not known.
         proof: The list that this process saw it end with.
-        doubt: A turn that was sent after all that; what became of it is not known.
+        doubt: A turn that was sent after all that; what became of it is not known. All the rest is
+            about the conversation before it.
         unclaimed: What the last turn added, sent and answered, which nobody has read since, nor
             added to a history: that would be to add it twice.
     """
@@ -68,6 +69,11 @@ class Known(NamedTuple):
     proof: Proof | None = None
     doubt: Doubt | None = None
     unclaimed: tuple[Fingerprint, ...] = ()
+
+    @property
+    def certain(self) -> Known:
+        """What is known of the conversation as it was before a turn in doubt."""
+        return self if self.doubt is None else self._replace(doubt=None)
 
 
 class Look(NamedTuple):
@@ -388,12 +394,10 @@ def _leading(entries: Sequence[Entry], listed: Sequence[Item]) -> int | None:
     """How many entries at the beginning say exactly what was listed; `None` if no number does."""
     content = fingerprints(told(listed))
     found = _beginning(entries, content)
-    if found is None and not any(_is_system(item) for item in listed):
+    if found is None and not any(is_system(item) for item in listed):
         # Some services list system messages as the user's: docs.qwencloud.com, "List items",
         # shows as `user` what "Conversations" creates as `system`; read 2026-11-20.
-        found = _beginning(
-            [Entry(tuple(map(_as_users, entry.items))) for entry in entries], content
-        )
+        found = _beginning([Entry(tuple(map(as_users, entry.items))) for entry in entries], content)
     return found
 
 
@@ -420,14 +424,6 @@ def _results(entries: Iterable[Entry]) -> set[str]:
 
 def _calls(entry: Entry) -> set[str]:
     return {item.call_id for item in entry.items if isinstance(item, FunctionCall)}
-
-
-def _is_system(item: Item) -> bool:
-    return isinstance(item, Message) and item.role in {"system", "developer"}
-
-
-def _as_users(item: Item) -> Item:
-    return replace(item, role="user") if isinstance(item, Message) and _is_system(item) else item
 
 
 def _new(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

@@ -21,12 +21,15 @@
     │   │   ├── ItemNotFoundError
     │   │   └── ResponseNotFoundError
     │   ├── ConversationLockedError      another turn runs on it: again in some seconds
-    │   ├── RateLimitedError             429, also inside an HTTP 200: again later
-    │   └── ServiceFailedError           5xx, or an answer that is none: again later
+    │   ├── RateLimitedError             429 or overload, also inside an HTTP 200: again later
+    │   └── ServiceFailedError           5xx: again later
+    │       └── UnreadableError          an answer that is none
     └── NoReplyError                     what became of the request is not known
-        ├── UnreachableError             no connection
+        ├── UnreachableError             no connection, or it broke
+        │   └── NotConnectedError        no connection: nothing was sent
         ├── TimedOutError                no answer in time
-        └── StreamCutError               the stream ended before the answer did
+        ├── StreamCutError               the stream ended before the answer did
+        └── UndecidedError               a turn that was looked for, and not found: see there
 
 Errors of the openai SDK, of the HTTP library below it and of the service's five envelopes
 (reference: the Responses API's error pages and measurements of 2026-09-27) become these in one
@@ -37,9 +40,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -147,6 +152,7 @@ class Failure:
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
+    retry_after: float | None = None
 
     @classmethod
     def from_wire(
@@ -185,14 +191,21 @@ class ServiceError(QwenConvError):
         status: HTTP status, or the one that a stream named; `None` if neither did.
         code: The service's own code, such as "InvalidParameter".
         request_id: What Alibaba Cloud's support asks for.
+        retry_after: Seconds after which the service asks to be tried again; `None` if it does not
+            say.
+        received: The text of the answer that had come by then.
+        response_id: The response's id, if the stream had named it.
     """
 
     advice = ""
+    received: str = ""
+    response_id: str | None = None
 
     def __init__(self, failure: Failure) -> None:
         self.status = failure.status
         self.code = failure.code
         self.request_id = failure.request_id
+        self.retry_after = failure.retry_after
         about = [f"HTTP {failure.status}" if failure.status else "", failure.code or ""]
         if failure.request_id:
             about.append(f"request {failure.request_id}")
@@ -274,19 +287,35 @@ class ConversationLockedError(ServiceError):
 
 
 class RateLimitedError(ServiceError):
-    """The account's rate or quota is used up; it recovers within about a minute."""
+    """The account's rate or quota is used up, or the service overloaded: again in a minute."""
 
 
 class ServiceFailedError(ServiceError):
-    """The service failed, or answered with something that is no answer."""
+    """The service failed."""
+
+
+class UnreadableError(ServiceFailedError):
+    """The service answered with something that is no answer; the request may be carried out."""
 
 
 class NoReplyError(QwenConvError):
-    """No answer came; whether the request was carried out is not known."""
+    """No answer came; whether the request was carried out is not known.
+
+    Attributes:
+        received: The text of the answer that had come by then.
+        response_id: The response's id, if a stream had named it.
+    """
+
+    received: str = ""
+    response_id: str | None = None
 
 
 class UnreachableError(NoReplyError):
     """No connection, or it broke before the answer."""
+
+
+class NotConnectedError(UnreachableError):
+    """No connection could be made: nothing was sent."""
 
 
 class TimedOutError(NoReplyError):
@@ -294,17 +323,42 @@ class TimedOutError(NoReplyError):
 
 
 class StreamCutError(NoReplyError):
-    """The stream ended before the answer did.
-
-    Attributes:
-        received: The text that had come by then.
-        response_id: The response's id, if the stream had named it.
-    """
+    """The stream ended before the answer did."""
 
     def __init__(self, message: str, received: str = "", response_id: str | None = None) -> None:
         self.received = received
         self.response_id = response_id
         super().__init__(message)
+
+
+class UndecidedError(NoReplyError):
+    """What became of a turn is not known: no reply came, and its conversation does not show it yet.
+
+    It was looked for until the hub's `settle_timeout`; a service may store it later than that. It
+    is remembered: the next turn of the conversation looks first, and if it is the same one again,
+    is given the answer that is found. `hub.settle(conversation_id)` looks when you ask for it.
+
+    Attributes:
+        conversation_id: The conversation.
+    """
+
+    def __init__(self, conversation_id: str, seconds: float, lost: QwenConvError) -> None:
+        self.conversation_id = conversation_id
+        self.received = getattr(lost, "received", "")
+        self.response_id = getattr(lost, "response_id", None)
+        known = "".join(
+            (
+                f" Its response is {self.response_id}." if self.response_id else "",
+                f" {len(self.received)} characters of its answer had come."
+                if self.received
+                else "",
+            )
+        )
+        super().__init__(
+            f"Whether a turn of {conversation_id} was stored is not known: {lost} The conversation "
+            f"did not show it within {seconds:g} seconds.{known} Ask the same again, and it is "
+            "looked for first; or look with hub.settle(conversation_id)."
+        )
 
 
 _OF_CODE: tuple[tuple[str, type[ServiceError]], ...] = (
@@ -315,6 +369,8 @@ _OF_CODE: tuple[tuple[str, type[ServiceError]], ...] = (
     ("limit_requests", RateLimitedError),
     ("rate_limit", RateLimitedError),
     ("insufficient_quota", RateLimitedError),
+    ("overloaded", RateLimitedError),
+    ("server_overloaded", RateLimitedError),
     ("context_length", InputTooLongError),
     ("model_not_found", ModelNotFoundError),
     ("accessdenied", PermissionRefusedError),
@@ -328,6 +384,7 @@ _OF_TEXT: tuple[tuple[str, type[ServiceError]], ...] = (
     ("range of input length should be", InputTooLongError),
     ("not found previous_response_id", ResponseNotFoundError),
     ("too many requests", RateLimitedError),
+    ("overloaded", RateLimitedError),
     ("no tool output found", UnansweredCallError),
     ("must be followed by tool messages", UnansweredCallError),
 )
@@ -336,6 +393,7 @@ _OF_STATUS: dict[int, type[ServiceError]] = {
     401: KeyRefusedError,
     403: PermissionRefusedError,
     429: RateLimitedError,
+    529: RateLimitedError,  # some gateways' "overloaded"
 }
 
 
@@ -430,27 +488,51 @@ def translated(error: Exception, call: Call[Any] | None = None) -> QwenConvError
             "a character, or in a header anything but ASCII): nothing was sent."
         )
     if isinstance(error, json.JSONDecodeError):
-        return ServiceFailedError(Failure("The service answered with something that is not JSON"))
+        return UnreadableError(Failure("The service answered with something that is not JSON"))
     # The HTTP library is httpx under openai 2 and httpx2 under openai 3, and is never imported
     # here; openai 2 lets its errors through while a stream is read.
     library, kind = type(error).__module__.partition(".")[0], type(error).__name__
     if library not in {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}:
         return None
+    cause = error.__cause__ if library == "openai" else error
+    if type(cause).__name__ in _NOT_CONNECTED:
+        detail = f": {cause}" if str(cause) else ""
+        return NotConnectedError(f"No connection to the service{detail}.")
     if "Timeout" in kind:
         return TimedOutError("The service did not answer in time.")
     if library != "openai" or kind == "APIConnectionError":
-        cause = error.__cause__ if library == "openai" else error
         detail = f": {cause}" if cause and str(cause) else ""
-        return UnreachableError(f"No connection to the service, or it broke{detail}.")
+        return UnreachableError(f"The connection to the service broke{detail}.")
     response = getattr(error, "response", None)
     if response is not None:
         headers = response.headers
-        return service_error(
-            Failure.from_wire(response.text, response.status_code, headers.get("x-request-id")),
-            call,
+        failure = Failure.from_wire(
+            response.text, response.status_code, headers.get("x-request-id")
         )
+        return service_error(replace(failure, retry_after=_retry_after(headers)), call)
     body = getattr(error, "body", None)
     return service_error(Failure.from_wire(body or {"message": str(error)}), call)
+
+
+_NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
+"""What the HTTP library raises before it has sent anything; see `httpx`, "Exceptions"."""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait: a number, or a date (RFC 9110, section 10.2.3)."""
+    told = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(headers.get("retry-after-ms") or "") / 1000)
+    except ValueError:
+        pass
+    try:
+        return max(0.0, float(told))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
 
 
 def _json_in_text(text: str) -> object:

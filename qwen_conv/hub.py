@@ -14,14 +14,24 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    Never,
+    ParamSpec,
+    Self,
+    TypeVar,
+    get_args,
+)
 
 from pydantic import SecretStr
 
 from qwen_conv.api import Api, AsyncApi, SyncApi, ThreadedApi, finish
 from qwen_conv.errors import MissingKeyError, UsageError
 from qwen_conv.ledger import PROCESS_LEDGER
-from qwen_conv.limits import checked_base_url
+from qwen_conv.limits import checked_base_url, checked_conversation_id, checked_seconds
 from qwen_conv.locks import PROCESS_LOCKS
 from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Session
 
@@ -29,9 +39,13 @@ if TYPE_CHECKING:
     import openai
 
     from qwen_conv.mirrors import Mirrors
+    from qwen_conv.settling import State
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OnDoubt = Literal["raise", "resend"]
+"""What to do about a turn whose outcome cannot be found out."""
 
 REGIONS: Mapping[str, str] = {
     "ap-southeast-1": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
@@ -55,17 +69,22 @@ class QwenConversations:
             process.
         namespace: Keeps applications apart that share a registry.
         timeout: Seconds to wait for an answer; by default the SDK's 600.
-        max_retries: How often a request is sent again that may be sent twice, which a turn of a
-            conversation may not; by default the SDK's 2.
+        max_retries: How often a request is sent again that may be sent twice, and a turn that
+            certainly is not in its conversation; by default the SDK's 2.
         default_headers: Sent with every request.
         client: A ready `openai.OpenAI` to use instead of one of our own.
         async_client: A ready `openai.AsyncOpenAI`; it serves the event loop it was made for.
+        settle_timeout: Seconds to look again and again for a turn whose reply did not come:
+            services store turns late. 1.5 were seen (SMG 1.13.0, 2026-11-20).
+        on_doubt: What to do about a turn that is not found by then: raise `UndecidedError`
+            ("raise"), or send it again, which may store it twice ("resend").
         allow_plain_http: Allows a base URL that is neither https nor on this machine.
         clock: Seconds since 1970.
 
     Raises:
         MissingKeyError: There is no key.
-        UsageError: The region is unknown, or the base URL cannot be used.
+        UsageError: The region is unknown, the base URL cannot be used, or a setting is out of its
+            range.
     """
 
     def __init__(
@@ -81,6 +100,8 @@ class QwenConversations:
         default_headers: Mapping[str, str] | None = None,
         client: openai.OpenAI | None = None,
         async_client: openai.AsyncOpenAI | None = None,
+        settle_timeout: float = 5.0,
+        on_doubt: OnDoubt = "raise",
         allow_plain_http: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -95,6 +116,10 @@ class QwenConversations:
         self.namespace = namespace
         self.timeout = timeout
         self.max_retries = max_retries
+        self.settle_timeout = checked_seconds(settle_timeout, "settle_timeout")
+        if on_doubt not in get_args(OnDoubt):
+            raise UsageError(f"on_doubt is {on_doubt!r}; it is 'raise' or 'resend'.")
+        self.on_doubt = on_doubt
         self.default_headers = dict(default_headers or {})
         self.clock = clock
         self.locks = PROCESS_LOCKS
@@ -200,6 +225,31 @@ class QwenConversations:
         self.registry.unbind(self.session(key))
         if self._mirrors is not None:
             self._mirrors.forget(key)
+
+    def settle(self, conversation_id: str) -> State:
+        """Looks what became of the turn whose outcome is not known, for up to `settle_timeout`.
+
+        Returns:
+            "nothing": There is no such turn, or the conversation does not hold it: it is forgotten,
+            and may be taken again. "answered": it is there with its answer, which whoever takes the
+            same turn again is given. "unanswered": only what it sent is there; the same turn taken
+            again has it be answered. In both cases a list of messages that goes on without the turn
+            has it be taken out of the conversation, and nothing but new messages go on behind it.
+
+        Raises:
+            ConversationNotFoundError: The conversation is not there.
+            ServiceError: The service cannot be asked.
+            NoReplyError: The service cannot be asked.
+        """
+        from qwen_conv import settling
+
+        return self.run(settling.settle, checked_conversation_id(conversation_id))
+
+    async def asettle(self, conversation_id: str) -> State:
+        """Does what `settle` does, in a task."""
+        from qwen_conv import settling
+
+        return await self.arun(settling.settle, checked_conversation_id(conversation_id))
 
     @property
     def mirrors(self) -> Mirrors:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -284,6 +284,20 @@ def said_together(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
             yield (item,)
     if answer:
         yield tuple(answer)
+
+
+def is_system(item: Item) -> bool:
+    """Whether the item is a system message."""
+    return isinstance(item, Message) and item.role in {"system", "developer"}
+
+
+def as_users(item: Item) -> Item:
+    """The item as some services list it: a system message as the user's.
+
+    docs.qwencloud.com, "List items", shows as `user` what "Conversations" creates as `system`; read
+    2026-11-20.
+    """
+    return replace(item, role="user") if isinstance(item, Message) and is_system(item) else item
 
 
 Fingerprint = str

@@ -97,9 +97,17 @@ class Ledger:
         """
         return self._pairing.get((base_url, in_conversation), (False, True))
 
+    def settle(self, conversation_id: str) -> None:
+        """Notes that a turn in doubt is not in the conversation, which is as it was before."""
+        self.note(conversation_id, self.of(conversation_id).certain)
+
     def forget_end(self, conversation_id: str) -> None:
-        """Keeps only that the conversation is there: what it ends with is not known any more."""
-        self.note(conversation_id, Known(exists=self.of(conversation_id).exists))
+        """Keeps only that the conversation is there, and a turn in doubt.
+
+        What it ends with is not known any more.
+        """
+        known = self.of(conversation_id)
+        self.note(conversation_id, Known(exists=known.exists, doubt=known.doubt))
 
 
 PROCESS_LEDGER = Ledger()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from math import inf
 from urllib.parse import urlsplit
 
 from qwen_conv.errors import UsageError
@@ -71,6 +72,17 @@ def checked_conversation_id(value: object) -> str:
         f"{value!r} is not a conversation id: the service gives ids of the form conv_... . "
         "Pass the id of an existing conversation, or a name of your own as session_id."
     )
+
+
+def checked_seconds(value: object, what: str) -> float:
+    """Returns `value` if it is a number of seconds, 0 or more.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf:
+        return float(value)
+    raise UsageError(f"{what} is {value!r}: pass a number of seconds, 0 or more.")
 
 
 def checked_session_id(value: object) -> str:

@@ -342,7 +342,7 @@ class Mirror(Staging):
 
     async def _line(self, api: Api, messages: Sequence[Any], *, is_bound: bool) -> Line | str:
         await self._leave_lost(api, self._staged)
-        await self._catch_up(api)
+        await self._catch_up(api, for_turn=True)
         oldest = min((each.at for each in self._held), default=None)
         if self._read_at is None or (
             oldest is not None and self.hub.clock() >= oldest + ITEM_LIFETIME

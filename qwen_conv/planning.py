@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import chain
+
 from qwen_conv.api import Api
-from qwen_conv.calls import DeleteConversation, DeleteItem, RetrieveConversation
+from qwen_conv.calls import DeleteConversation, DeleteItem
 from qwen_conv.decision import Attach, Diverged, Look, Seen, decide
 from qwen_conv.errors import (
     ConversationNotFoundError,
     DivergedError,
-    NotFoundError,
-    RequestRefusedError,
     UsageError,
 )
-from qwen_conv.flows import create, read, remove
-from qwen_conv.items import Item
+from qwen_conv.flows import create, remove
 from qwen_conv.ledger import UNKNOWN
 from qwen_conv.local import LocalList
 from qwen_conv.registry import Row
 from qwen_conv.seals import void_item
+from qwen_conv.settling import answer, behind, checked, look_for
 from qwen_conv.turn import Turn, TurnRequest
 
 
@@ -32,14 +33,13 @@ async def make_plan(api: Api, turn: Turn) -> None:
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
     turn.holders.append(await api.lock(conversation_id))
     try:
-        await settle_doubt(api, request.local, conversation_id)
-        if request.looks:
-            api.hub.ledger.forget_end(conversation_id)
-        verdict = await _decided(api, request, conversation_id)
+        verdict = await _verdict(api, turn, conversation_id)
     except ConversationNotFoundError as error:
         if not turn.may_begin_anew(error):
             raise
         await begin_anew(api, turn)
+        return
+    if turn.response is not None:
         return
     if isinstance(verdict, Attach):
         turn.plan, turn.why = verdict, verdict.why
@@ -53,6 +53,15 @@ async def make_plan(api: Api, turn: Turn) -> None:
             await void_item(api, conversation_id, turn.plan.take_back)
         await api.send(DeleteItem(conversation_id, turn.plan.take_back))
         api.hub.ledger.note_deletion(conversation_id)
+
+
+async def _verdict(api: Api, turn: Turn, conversation_id: str) -> Attach | Diverged:
+    settled = await _settled(api, turn, conversation_id)
+    if settled is not None:
+        return settled
+    if turn.request.looks:
+        api.hub.ledger.forget_end(conversation_id)
+    return await _decided(api, turn.request, conversation_id)
 
 
 async def _row(api: Api, key: str, local: LocalList) -> Row:
@@ -69,35 +78,60 @@ async def _row(api: Api, key: str, local: LocalList) -> Row:
     return row
 
 
-async def settle_doubt(api: Api, local: LocalList, conversation_id: str) -> None:
-    """Looks what a turn in doubt left in the conversation, and takes it back.
+async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
+    """Looks what a turn in doubt left in the conversation; decides, if that says what to do.
 
-    What the list has taken up by now, because it was read from the conversation, stays.
+    If the turn is the same one again, it is given the answer that is found. If the list goes on
+    without it, what it left is taken back. What the list has taken up by now, because it was read
+    from the conversation, stays, and so does what stands before nothing but new messages.
     """
-    known = api.hub.ledger.of(conversation_id)
-    if known.doubt is None or not known.doubt.concerns(entries := local.entries()):
-        return
-    behind = known.doubt.behind or None
-    items = await _behind(api, conversation_id, behind)
-    left = () if items is None else known.doubt.left(items)
-    ids = {item.id for item in left}
-    if any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
-        left = ()
-    await remove(api, conversation_id, reversed(left))
-    if items is None or (behind is not None and len(left) < len(items)) or (ids and not left):
-        api.hub.ledger.forget_end(conversation_id)  # the list is compared with what is there
-    else:
-        api.hub.ledger.note(conversation_id, known._replace(doubt=None))
+    hub, request = api.hub, turn.request
+    doubt = hub.ledger.of(conversation_id).doubt
+    if doubt is None:
+        return None
+    seconds = doubt.until - hub.clock()
+    left = (found := await look_for(api, conversation_id, doubt, seconds=seconds)).left
+    if left is None:
+        hub.ledger.settle(conversation_id)
+        return None
+    entries = request.local.entries()
+    ids = frozenset(item.id for item in left.items if item.id)
+    without: Attach | Diverged | None = None
+    if not any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
+        without = await _decided(api, request, conversation_id, hidden=ids)
+    if isinstance(without, Attach):
+        if tuple(chain.from_iterable(entry.said for entry in without.send)) == doubt.asked:
+            turn.plan, turn.why = without, without.why
+            if found.state == "answered":
+                turn.response, turn.is_last = found.answer, left.alone
+                turn.why = "it was sent before, and its answer was found in the conversation"
+            else:
+                await answer(api, turn, left)
+            if turn.response or left.alone:
+                return without
+        elif request.span != "new" or any(entry.is_answer for entry in entries):
+            await remove(api, conversation_id, reversed(left.items))
+            if left.alone:
+                hub.ledger.settle(conversation_id)
+                return without
+    hub.ledger.settle(conversation_id)
+    hub.ledger.forget_end(conversation_id)
+    return None
 
 
-async def _decided(api: Api, request: TurnRequest, conversation_id: str) -> Attach | Diverged:
-    """Asks for the decision, and reads what it has to be told, until it is made."""
+async def _decided(
+    api: Api, request: TurnRequest, conversation_id: str, hidden: Collection[str] = ()
+) -> Attach | Diverged:
+    """Asks for the decision, and reads what it has to be told, until it is made.
+
+    Items that are `hidden` count as if they were not there.
+    """
     hub = api.hub
     seen: Seen | None = None
     while True:
         verdict = decide(
             request.local,
-            hub.ledger.of(conversation_id),
+            hub.ledger.of(conversation_id).certain,
             seen,
             base_url=hub.base_url,
             conversation_id=conversation_id,
@@ -107,40 +141,20 @@ async def _decided(api: Api, request: TurnRequest, conversation_id: str) -> Atta
         if not isinstance(verdict, Look):
             return verdict
         if verdict.at == "conversation":
-            await _checked(api, conversation_id)
+            await checked(api, conversation_id)
         else:
-            seen = await _seen(api, conversation_id, verdict)
+            seen = await _seen(api, conversation_id, verdict, hidden)
 
 
-async def _checked(api: Api, conversation_id: str) -> None:
-    """Makes sure that a conversation is there: some services ignore an unknown id silently."""
-    await api.send(RetrieveConversation(conversation_id))
-    known = api.hub.ledger.of(conversation_id)
-    api.hub.ledger.note(conversation_id, known._replace(exists=True))
-
-
-async def _seen(api: Api, conversation_id: str, look: Look) -> Seen:
+async def _seen(api: Api, conversation_id: str, look: Look, hidden: Collection[str]) -> Seen:
     """Reads what the decision has to be told."""
-    items = await _behind(api, conversation_id, look.item_id)
+    items = await behind(api, conversation_id, look.item_id)
     if items or (items is not None and look.item_id is not None):
         known = api.hub.ledger.of(conversation_id)
         api.hub.ledger.note(conversation_id, known._replace(exists=True))
+    if items is not None:
+        items = tuple(item for item in items if item.id not in hidden)
     return Seen(look, items)
-
-
-async def _behind(api: Api, conversation_id: str, item_id: str | None) -> tuple[Item, ...] | None:
-    """The items behind one, or all of them; `None` if the service does not begin there."""
-    try:
-        items = await read(api, conversation_id, after=item_id)
-    except (NotFoundError, RequestRefusedError):
-        # Either the conversation is gone, or the item to read behind is.
-        await _checked(api, conversation_id)
-        if item_id is None:
-            raise
-        return None
-    if item_id is not None and any(item.id == item_id for item in items):
-        return None  # the server took no notice of where to begin
-    return items
 
 
 async def begin_anew(api: Api, turn: Turn) -> None:

@@ -11,14 +11,10 @@ from typing import Any, Literal, cast
 
 from qwen_conv.api import Api
 from qwen_conv.decision import Known
-from qwen_conv.doubt import left_by
 from qwen_conv.errors import ConversationNotFoundError
-from qwen_conv.flows import read, remove
+from qwen_conv.flows import remove
 from qwen_conv.held import Form, Held, aligned
 from qwen_conv.hub import QwenConversations
-from qwen_conv.items import (
-    Item,
-)
 from qwen_conv.kept import Kept
 from qwen_conv.limits import is_conversation_id
 from qwen_conv.local import LocalList
@@ -26,6 +22,7 @@ from qwen_conv.locks import Holder
 from qwen_conv.outbox import Rows
 from qwen_conv.record import Draft, Record
 from qwen_conv.registry import Waiting
+from qwen_conv.settling import look_for
 from qwen_conv.turn import tell_way_out
 
 logger = logging.getLogger("qwen_conv")
@@ -115,17 +112,18 @@ class Reflection:
             return freshness == "owned" or not self._stale
         return self.hub.clock() < self._read_at + cast("float", freshness)
 
-    async def _catch_up(self, api: Api) -> None:
+    async def _catch_up(self, api: Api, *, for_turn: bool = False) -> None:
         """Has what is held be what was left of it, if that is not known; the caller is alone.
 
         A writing or a turn may have failed of which it is not known how far it came, and the
-        session may be another conversation by now.
+        session may be another conversation by now. The next turn sees to the turn itself: it may
+        be the same one again.
         """
         conversation_id = await self._record.conversation_id(api)
         moved = conversation_id != self._conversation_id and self._conversation_id is not None
         if moved or self._unsure or (self._read_at is None and conversation_id is not None):
             await self._refresh(api)
-        elif conversation_id is not None:
+        elif conversation_id is not None and not for_turn:
             await self._settle(api, conversation_id)
 
     async def _refresh(self, api: Api) -> None:
@@ -224,17 +222,14 @@ class Reflection:
             if (doubt := self.hub.ledger.of(conversation_id).doubt) is None:
                 return
             kept = await self._record.read(api)
-            # Everything is read: the item to read behind need not be there, nor under that id.
-            items: Sequence[Item] = await read(api, conversation_id)
             with self._mutex:
                 # Only what is not held already can be what the turn left.
                 aligned(self._held, kept, self._from_kept, self.hub.clock())
                 known = {one for each in self._held for one in each.ids}
-            ids = [one.id for one in items]
-            behind = ids.index(doubt.behind) + 1 if doubt.behind in ids else 0
-            strange = [one for one in items[behind:] if one.id not in known]
-            runs = (left_by(strange[start:], doubt.sent) for start in range(len(strange)))
-            await remove(api, conversation_id, reversed(next(filter(None, runs), ())))
+            seconds = doubt.until - self.hub.clock()
+            found = await look_for(api, conversation_id, doubt, seconds=seconds, held=known)
+            await remove(api, conversation_id, reversed(found.left.items if found.left else ()))
+            self.hub.ledger.settle(conversation_id)
             self.hub.ledger.forget_end(conversation_id)
         finally:
             holder.release()

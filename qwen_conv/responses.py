@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from qwen_conv.errors import (
     UNREADABLE,
     Failure,
-    ServiceFailedError,
     StreamCutError,
+    UnreadableError,
     service_error,
 )
 from qwen_conv.items import (
@@ -117,7 +117,7 @@ class Response:
             raise service_error(Failure.from_wire({"response": wire}))
         if not wire.keys() & {"id", "output"} or status not in {"completed", "incomplete", None}:
             said = f"a response that is {status!r}" if status else "no response"
-            raise ServiceFailedError(Failure(f"The service's answer is {said}"))
+            raise UnreadableError(Failure(f"The service's answer is {said}"))
         usage, details = wire.get("usage"), wire.get("incomplete_details")
         return cls(
             None if wire.get("id") is None else str(wire["id"]),
@@ -178,6 +178,9 @@ class Reading:
 
     Args:
         call: What the stream answers, for an error to say what is missing.
+
+    Attributes:
+        response_id: The response's id, once an event has told it.
     """
 
     def __init__(self, call: Call[Response] | None = None) -> None:
@@ -192,7 +195,7 @@ class Reading:
         self._call_at: dict[object, _Call] = {}  # by output index, and by item id
         self._items_done: list[Json] = []
         self._final: Json | None = None
-        self._response_id: str | None = None
+        self.response_id: str | None = None
 
     def feed(self, event: object) -> tuple[Delta, ...]:
         """What is new in this event.
@@ -201,11 +204,16 @@ class Reading:
             ServiceError: The event says that the response failed, or is no event.
         """
         if not isinstance(event, Mapping):
-            raise ServiceFailedError(Failure("The stream holds something that is no event"))
+            raise UnreadableError(Failure("The stream holds something that is no event"))
         try:
             return self._news(event)
         except UNREADABLE as error:
-            raise ServiceFailedError(Failure(f"An event cannot be read: {error}")) from error
+            raise UnreadableError(Failure(f"An event cannot be read: {error}")) from error
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer has come to its end."""
+        return self._final is not None
 
     @property
     def response(self) -> Response:
@@ -218,18 +226,23 @@ class Reading:
             raise StreamCutError(
                 "The stream ended without response.completed: the answer is not whole, and "
                 "whether the conversation holds it is not known.",
-                "".join(self._text),
-                self._response_id,
+                self.text,
+                self.response_id,
             )
         try:
             return Response.from_wire(self._final)
         except UNREADABLE as error:
-            raise ServiceFailedError(Failure(f"The answer cannot be read: {error}")) from error
+            raise UnreadableError(Failure(f"The answer cannot be read: {error}")) from error
+
+    @property
+    def text(self) -> str:
+        """The answer's text as far as it was passed on."""
+        return "".join(self._text)
 
     @property
     def received(self) -> tuple[Item, ...]:
         """The answer as it was passed on, piece by piece: what the caller now holds."""
-        text = "".join(self._text)
+        text = self.text
         calls = [
             FunctionCall(call.call_id, call.name, call.arguments)
             for call in self._calls
@@ -258,7 +271,7 @@ class Reading:
             case "response.completed" | "response.incomplete" as kind:
                 return self._ended(event.get("response") or {}, kind.removeprefix("response."))
             case "response.created" | "response.in_progress":
-                self._response_id = (event.get("response") or {}).get("id") or self._response_id
+                self.response_id = (event.get("response") or {}).get("id") or self.response_id
             case "response.failed":
                 raise service_error(Failure.from_wire(event), self._call_made)
             case None if "output" in event:  # a server that does not stream
@@ -377,7 +390,7 @@ class Reading:
         self._final = {
             **wire,
             "output": told or self._items_done or [*map(to_wire, self.received)],
-            "id": wire.get("id") or self._response_id,
+            "id": wire.get("id") or self.response_id,
             "status": wire.get("status") or status,
         }
         return tuple(news)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,30 +12,37 @@ from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 from qwen_conv.calls import CreateResponse
 from qwen_conv.decision import Attach, OnDivergence, Span
-from qwen_conv.doubt import Doubt
+from qwen_conv.doubt import Doubt, forms_of
 from qwen_conv.errors import (
     ConversationLockedError,
     ConversationNotFoundError,
     KeyRefusedError,
+    NoReplyError,
+    NotConnectedError,
     NotFoundError,
     PermissionRefusedError,
     QwenConvError,
+    RateLimitedError,
     RequestRefusedError,
+    ServiceError,
     UsageError,
     blacken,
 )
 from qwen_conv.hub import QwenConversations
-from qwen_conv.items import Item, Json, fingerprints
+from qwen_conv.items import Item, Json, Message, to_wire
 from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.local import LocalList
 from qwen_conv.locks import Holder
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
 from qwen_conv.registry import Row
-from qwen_conv.responses import Response
+from qwen_conv.responses import Delta, Reading, Response
 from qwen_conv.stamps import Stamp
 
 Decision = Literal["attached", "stateless", "chained", "rebased", "recovered"]
+
+_PASSING = (NotConnectedError, ConversationLockedError, RateLimitedError)
+"""After one of these the request was not carried out, and may be sent again later."""
 
 NOT_RUN = (
     UsageError,
@@ -42,9 +50,9 @@ NOT_RUN = (
     NotFoundError,
     KeyRefusedError,
     PermissionRefusedError,
-    ConversationLockedError,
+    *_PASSING,
 )
-"""After one of these the conversation is as it was."""
+"""After one of these the conversation is as it was, unless a stream had begun."""
 
 
 class Keeper(Protocol):
@@ -141,8 +149,17 @@ class TurnRequest(NamedTuple):
 class Turn:
     """A turn that was begun: what to send, and the locks that are held until it has ended.
 
-    It is the context of the sending: if that does not reach its end, and the service did not
-    refuse it either, the ledger keeps the doubt.
+    It is the context of the sending: if that does not reach its end, and the service may have begun
+    with it, the ledger keeps the doubt.
+
+    Attributes:
+        reading: Receives the events of an answer.
+        response: The answer, once it is known.
+        failure: Why the last attempt failed.
+        tries: How often the turn was sent.
+        begun: Whether a part of the answer was passed on.
+        in_flight: Whether the turn may be in its conversation.
+        is_last: Whether the conversation ends with the turn, as far as is known.
     """
 
     hub: QwenConversations
@@ -154,33 +171,88 @@ class Turn:
     rebind: Row | None = None
     holders: list[Holder] = field(default_factory=list)
     pairing: Pairing = field(default_factory=Pairing)
-    refusal: RequestRefusedError | NotFoundError | None = None
+    reading: Reading = field(default_factory=Reading)
+    response: Response | None = None
+    failure: QwenConvError | None = None
+    tries: int = 0
     begun: bool = False
     in_flight: bool = False
+    is_last: bool = True
     ended: bool = False
+    _since: float = field(default_factory=time.monotonic)
 
     @property
     def items(self) -> tuple[Item, ...]:
         """What the turn sends of the caller's messages."""
         return tuple(chain.from_iterable(entry.items for entry in self.plan.send))
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Sends the call inside, once; a refusal that may be mended is kept for `unsent`.
+    @property
+    def waited(self) -> float:
+        """Seconds since the turn began."""
+        return time.monotonic() - self._since
 
-        Who has passed a part of the answer on sets `begun`: it was no refusal then.
-        """
-        self.in_flight = True
+    @contextmanager
+    def attempt(self) -> Iterator[CreateResponse]:
+        """The call is sent inside, once; a failure that may not be the end is kept for `unsent`."""
+        call = self.call
+        self.in_flight, self.tries = True, self.tries + 1
+        if call.stream:
+            self.reading = Reading(call)
         try:
-            yield
-        except (RequestRefusedError, NotFoundError) as error:
-            if self.begun:
+            yield call
+            self.response = self.response or self.reading.response
+        except QwenConvError as error:
+            if isinstance(error, NoReplyError | ServiceError):
+                error.received, error.response_id = self.reading.text, self.reading.response_id
+            self.in_flight = not self._is_not_run(error)
+            if not self._survives(error):
                 raise
-            self.in_flight = False
-            mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
-            if not mends(error):
-                raise
-            self.refusal = error
+            self.failure = error
+
+    def feed(self, event: object) -> tuple[Delta, ...]:
+        """What is new in an event of the answer; see `Reading.feed`."""
+        news = self.reading.feed(event)
+        if news:
+            self.begun = True
+        return news
+
+    @property
+    def received(self) -> Sequence[Item]:
+        """The answer's items as the caller was given them."""
+        assert self.response is not None  # noqa: S101 - the turn has come to its end
+        return self.reading.received if self.request.stream else self.response.output
+
+    @property
+    def continues(self) -> bool:
+        """Whether the answer that was found begins with what was passed on of it."""
+        assert self.response is not None  # noqa: S101 - it was found
+        text = "".join(one.text for one in self.response.output if isinstance(one, Message))
+        return text.startswith(self.reading.text)
+
+    def rest(self) -> tuple[Delta, ...]:
+        """What was found of the answer, and not passed on before."""
+        assert self.response is not None  # noqa: S101 - the turn has come to its end
+        if self.reading.is_whole:
+            return ()
+        output = [*map(to_wire, self.response.output)]
+        wire = {**self.response.wire, "output": output, "id": self.response.id}
+        return self.reading.feed({"type": "response.completed", "response": wire})
+
+    def _is_not_run(self, error: QwenConvError) -> bool:
+        """Whether the service has certainly not begun with the turn."""
+        if self.begun or not isinstance(error, NOT_RUN):
+            return False
+        # Some services tell of a limit only on the way: "<429>" within an HTTP 200.
+        return not (isinstance(error, RateLimitedError) and self.reading.response_id)
+
+    def _survives(self, error: QwenConvError) -> bool:
+        """Whether the failure need not be the turn's."""
+        if self.in_flight:
+            return self.conversation_id is not None
+        if isinstance(error, _PASSING):
+            return not self.call.repeatable  # the SDK has tried the others again by now
+        mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
+        return mends(error)
 
     def may_begin_anew(self, error: QwenConvError) -> bool:
         """Whether the turn is to begin anew because what it was to go on with is gone."""
@@ -224,18 +296,41 @@ class Turn:
     ) -> None:
         if error is not None:
             blacken(error, self.hub.secret)
-        refused = isinstance(error, NOT_RUN) and not self.begun
-        if self.conversation_id and self.in_flight and not self.ended and not refused:
-            self._doubt(self.conversation_id)
+        if self.conversation_id and self.in_flight and not self.ended and not self._is_in_doubt:
+            self.note_doubt()
         self.release(error)
 
-    def _doubt(self, conversation_id: str) -> None:
-        known = self.hub.ledger.of(conversation_id)
-        asked = tuple(chain.from_iterable(entry.said for entry in self.plan.send))
-        sent = fingerprints(self.pairing.input(self.items))
-        last = "" if known.empty else known.head[-1] if len(known.head) > 1 else None
-        doubt = Doubt(sent, last, asked)
-        self.hub.ledger.note(conversation_id, known._replace(empty=False, doubt=doubt))
+    @property
+    def _is_in_doubt(self) -> bool:
+        id_ = self.conversation_id
+        return id_ is not None and self.hub.ledger.of(id_).doubt is not None
+
+    def note_doubt(self, *, may_come: bool = True) -> Doubt:
+        """Has the ledger remember that it is not known what became of the turn.
+
+        Args:
+            may_come: Whether the service may store it yet.
+        """
+        assert self.conversation_id is not None  # noqa: S101 - only there it matters
+        known = self.hub.ledger.of(self.conversation_id).certain
+        held = self.request.local.entries()[: -len(self.plan.send)]
+        before = tuple(chain.from_iterable(entry.said for entry in held))
+        doubt = Doubt(
+            forms_of(self.pairing.input(self.items)),
+            tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
+            "" if known.empty else next(reversed(known.head), None),
+            before or known.unclaimed,
+            self.reading.response_id,
+            self.hub.clock() + (self.hub.settle_timeout if may_come else 0.0),
+        )
+        self.hub.ledger.note(self.conversation_id, known._replace(doubt=doubt))
+        return doubt
+
+    def forget_doubt(self) -> None:
+        """Notes that nothing of the turn is in its conversation."""
+        assert self.conversation_id is not None  # noqa: S101 - only there it matters
+        self.in_flight = False
+        self.hub.ledger.settle(self.conversation_id)
 
     def release(self, error: BaseException | None) -> None:
         """Releases the locks; tells what to do about a conversation that is gone."""

@@ -7,10 +7,11 @@ or as a stream; `end` writes down what the service took. `take` is all three for
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
 from itertools import chain
 
-from qwen_conv.api import Api
+from qwen_conv.api import Api, AsyncApi, SyncApi, finish
 from qwen_conv.calls import RetrieveConversation
 from qwen_conv.chains import NOWHERE, follow, sealed
 from qwen_conv.decision import Attach, settle
@@ -26,7 +27,8 @@ from qwen_conv.flows import read
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import FunctionOutput, Item
 from qwen_conv.planning import begin_anew, make_plan
-from qwen_conv.responses import Response
+from qwen_conv.responses import Delta
+from qwen_conv.settling import find_out, pause_after
 from qwen_conv.turn import Decision, Outcome, Turn, TurnRequest
 
 logger = logging.getLogger("qwen_conv")
@@ -43,9 +45,35 @@ async def take(api: Api, request: TurnRequest) -> Outcome:
     """
     with await begin(api, request) as turn:
         while await unsent(api, turn):
-            with turn.attempt():
-                response = await api.send(turn.call)
-        return await end(api, turn, response, response.output)
+            with turn.attempt() as call:
+                turn.response = await api.send(call)
+        return await end(api, turn)
+
+
+def deltas(api: SyncApi, turn: Turn) -> Generator[Delta, None, None]:
+    """Takes a turn that was begun, piece by piece; `end` it then.
+
+    Raises:
+        ServiceError: The service refused, or failed on the way.
+        NoReplyError: The answer did not come to its end.
+    """
+    while finish(unsent(api, turn)):
+        with turn.attempt() as call, closing(api.stream(call)) as events:
+            for event in events:
+                yield from turn.feed(event)
+    yield from turn.rest()
+
+
+async def adeltas(api: AsyncApi, turn: Turn) -> AsyncGenerator[Delta, None]:
+    """`deltas`, for tasks."""
+    while await unsent(api, turn):
+        with turn.attempt() as call:
+            async with aclosing(api.stream(call)) as events:
+                async for event in events:
+                    for delta in turn.feed(event):
+                        yield delta
+    for delta in turn.rest():
+        yield delta
 
 
 async def begin(api: Api, request: TurnRequest) -> Turn:
@@ -123,25 +151,38 @@ def _pair(turn: Turn) -> None:
 
 
 async def unsent(api: Api, turn: Turn) -> bool:
-    """Whether the turn has to be sent, or sent again; what was refused is mended first.
+    """Whether the turn has to be sent, or sent again; what came of a failure is seen to first.
 
     ```python
     while await unsent(api, turn):
-        with turn.attempt():
-            ...  # send turn.call
+        with turn.attempt() as call:
+            ...  # send the call
     ```
 
     Raises:
         RequestRefusedError: The service refused, and that cannot be mended.
+        UndecidedError: What became of the turn is not known.
+        ServiceError: The service failed, and the turn is not to be sent again.
+        NotConnectedError: The service cannot be reached.
     """
-    refusal, turn.refusal = turn.refusal, None
-    if isinstance(refusal, ConversationNotFoundError):
-        await _part_from_lost(api, turn, refusal)
-    elif isinstance(refusal, NotFoundError):
-        _recover(turn)
-    elif refusal is not None:
-        await _mend(api, turn, refusal)
-    return not turn.in_flight
+    failure, turn.failure = turn.failure, None
+    if failure is None:
+        return turn.response is None
+    if turn.in_flight:
+        await find_out(api, turn, failure)
+        return turn.response is None
+    match failure:
+        case ConversationNotFoundError():
+            await _part_from_lost(api, turn, failure)
+        case NotFoundError():
+            _recover(turn)
+        case RequestRefusedError():
+            await _mend(api, turn, failure)
+        case _:
+            await pause_after(api, turn, failure)
+            return True
+    turn.tries -= 1  # it was not sent for nothing: what was learned need not be told again
+    return True
 
 
 async def _part_from_lost(api: Api, turn: Turn, refusal: ConversationNotFoundError) -> None:
@@ -190,16 +231,15 @@ def _stored(turn: Turn) -> Iterator[Item]:
     return chain.from_iterable(entry.items for entry in entries[: -len(turn.plan.send)])
 
 
-async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]) -> Outcome:
+async def end(api: Api, turn: Turn) -> Outcome:
     """Writes down what the service took.
 
     Args:
         api: The api that the turn was begun with.
-        turn: The turn.
-        response: The answer, which the service has stored by now.
-        received: The answer's items as the caller was given them.
+        turn: The turn, answered; the service has stored it by now.
     """
-    request, hub = turn.request, api.hub
+    request, hub, response, received = turn.request, api.hub, turn.response, turn.received
+    assert response is not None  # noqa: S101 - it is answered
     if turn.pairing.is_lesson(turn.items):
         hub.ledger.note_pairing(
             hub.base_url,
@@ -226,6 +266,8 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         stamp = sealed(stamp, hub.secret)
         return Outcome(response, request.model, turn.decision, turn.why, stamp)
     hub.ledger.note(turn.conversation_id, known)
+    if not turn.is_last:
+        hub.ledger.forget_end(turn.conversation_id)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
     if turn.decision == "rebased" and request.keeper is not None:

@@ -1,13 +1,54 @@
-"""A relay before a server that has requests be carried out, and their answers not arrive."""
+"""A relay before a server that has requests be carried out, or not, and their answers not arrive."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+
+class Answer(NamedTuple):
+    status: int
+    kind: str
+    body: bytes
+
+
+class Request:
+    """A request on its way: it can be carried out, and answered."""
+
+    def __init__(self, handler: _Passing) -> None:
+        self._handler = handler
+        self._body = handler.rfile.read(int(handler.headers.get("content-length") or 0))
+
+    def carry_out(self) -> Answer:
+        handler = self._handler
+        behind = http.client.HTTPConnection(handler.server.behind)
+        behind.request(handler.command, handler.path, self._body or None, dict(handler.headers))
+        answer = behind.getresponse()
+        told = Answer(answer.status, answer.headers.get("content-type", ""), answer.read())
+        behind.close()
+        return told
+
+    def answer(self, answer: Answer, **headers: str) -> None:
+        handler = self._handler
+        handler.send_response(answer.status)
+        handler.send_header("content-type", answer.kind)
+        handler.send_header("content-length", str(len(answer.body)))
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(answer.body)
+
+    def close(self) -> None:
+        self._handler.close_connection = True
+
+
+Fault = Callable[[Request], None]
 
 
 class Relay(ThreadingHTTPServer):
@@ -15,6 +56,7 @@ class Relay(ThreadingHTTPServer):
 
     Attributes:
         loses: Says of a request, by method and path, whether its answer is to be lost.
+        faults: What becomes of the next turns, one of each.
         base_url: The base URL to give to a client.
     """
 
@@ -26,6 +68,7 @@ class Relay(ThreadingHTTPServer):
         self.behind = url.netloc
         self.base_url = url._replace(netloc=f"127.0.0.1:{self.server_address[1]}").geturl()
         self.loses: Callable[[str, str], bool] = lambda _method, _path: False
+        self.faults: list[Fault] = []
 
 
 class _Passing(BaseHTTPRequestHandler):
@@ -33,20 +76,16 @@ class _Passing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _pass(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        behind = http.client.HTTPConnection(self.server.behind)
-        behind.request(self.command, self.path, body or None, dict(self.headers))
-        answer = behind.getresponse()
-        told = answer.read()
-        behind.close()
-        if self.server.loses(self.command, self.path):
-            self.close_connection = True
+        request = Request(self)
+        is_turn = self.command == "POST" and self.path.endswith("/responses")
+        if is_turn and self.server.faults:
+            self.server.faults.pop(0)(request)
             return
-        self.send_response(answer.status)
-        self.send_header("content-type", answer.headers.get("content-type", ""))
-        self.send_header("content-length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
+        answer = request.carry_out()
+        if self.server.loses(self.command, self.path):
+            request.close()
+            return
+        request.answer(answer)
 
     do_GET = do_POST = do_DELETE = _pass  # noqa: N815 - the names that are asked for
 
@@ -58,10 +97,67 @@ class _Passing(BaseHTTPRequestHandler):
 def relayed(base_url: str) -> Iterator[Relay]:
     """A relay before that server."""
     with Relay(base_url) as relay:
-        thread = threading.Thread(target=relay.serve_forever, daemon=True)
+        thread = threading.Thread(target=relay.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield relay
         finally:
             relay.shutdown()
             thread.join()
+
+
+# --- What may become of a turn ------------------------------------------------------------------
+
+
+def lost(request: Request) -> None:
+    """It is carried out, and the answer is lost."""
+    request.carry_out()
+    request.close()
+
+
+def never_ran(request: Request) -> None:
+    """The connection breaks before the service has seen the request."""
+    request.close()
+
+
+def late(released: threading.Event) -> Fault:
+    """The connection breaks; the request is carried out later."""
+
+    def fault(request: Request) -> None:
+        def carry_out() -> None:
+            released.wait(10)
+            request.carry_out()
+
+        threading.Thread(target=carry_out, daemon=True).start()
+        request.close()
+
+    return fault
+
+
+def refused(status: int, code: str, **headers: str) -> Fault:
+    """It is refused, and not carried out."""
+    body = json.dumps({"code": code, "message": "sorry", "request_id": "r"}).encode()
+    return lambda request: request.answer(Answer(status, "application/json", body), **headers)
+
+
+def failed_after(status: int) -> Fault:
+    """It is carried out, and the answer says that it failed."""
+    body = json.dumps({"code": "InternalError", "message": "sorry"}).encode()
+
+    def fault(request: Request) -> None:
+        request.carry_out()
+        request.answer(Answer(status, "application/json", body))
+
+    return fault
+
+
+def cut(events: int, end: bytes = b"") -> Fault:
+    """It is carried out; its stream ends after some events, or with something else then."""
+
+    def fault(request: Request) -> None:
+        answer = request.carry_out()
+        parts = answer.body.split(b"\n\n")[:events]
+        request.answer(answer._replace(body=b"".join(part + b"\n\n" for part in parts) + end))
+        request.close()
+
+    return fault

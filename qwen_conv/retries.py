@@ -1,0 +1,45 @@
+"""When a request is sent again that certainly was not carried out."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from qwen_conv.errors import QwenConvError
+
+if TYPE_CHECKING:
+    from tenacity.wait import wait_base
+
+    from qwen_conv.api import Patience
+
+
+def pause(error: QwenConvError, tries: int, waited: float, patience: Patience) -> float | None:
+    """Seconds to wait before the request is sent again; `None` if it is not to be.
+
+    Args:
+        error: Why it was not carried out.
+        tries: How often it was sent.
+        waited: Seconds since it was first sent.
+        patience: How often it may be sent again, and within how many seconds.
+    """
+    if tries > patience.retries:
+        return None
+    told: float | None = getattr(error, "retry_after", None)
+    seconds = _grown(tries) if told is None else told
+    return seconds if waited + seconds <= patience.seconds else None
+
+
+def _grown(tries: int) -> float:
+    """A pause that grows with each try, and differs between those that were refused at once."""
+    from tenacity import RetryCallState, Retrying
+
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = tries
+    return _growing()(state)
+
+
+@cache
+def _growing() -> wait_base:
+    from tenacity import wait_exponential, wait_random
+
+    return wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.5)

@@ -1,0 +1,382 @@
+"""A turn happens once, whatever becomes of its request and its answer: LangChain and LlamaIndex."""
+
+import asyncio
+import threading
+
+import pytest
+from conftest import (
+    MODEL,
+    Take,
+    ainvoke,
+    always,
+    another_process,
+    asked,
+    astream,
+    eventually,
+    invoke,
+    nobody,
+    said,
+    stream,
+)
+from langchain_core.exceptions import ModelError
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from llama_llm import CREATED, EVENTS, delta, framed
+from llama_llm import WAYS as LLAMA_WAYS
+from lossy import Answer, cut, failed_after, late, lost, never_ran, refused, relayed
+
+from langchain_qwen_conv import ChatQwenConv
+from llamaindex_qwen_conv import QwenConv
+from qwen_conv import QwenConversations, errors, flows
+from qwen_conv.offline import CallTool, Fail, OfflineServer, Say
+
+LOOK, TURN = "GET /conversations/*/items", "POST /responses"
+TAKES = {"invoke": invoke, "stream": stream, "ainvoke": ainvoke, "astream": astream}
+WAYS = {
+    **{f"langchain {name}": ("langchain", way) for name, way in TAKES.items()},
+    **{f"llamaindex {name}": ("llamaindex", way) for name, way in LLAMA_WAYS.items()},
+}
+STREAMING = [name for name in WAYS if "stream" in name]
+
+
+class Talk:
+    """A conversation, and a model that takes turns on it across a relay."""
+
+    def __init__(self, way: str, server: OfflineServer, relay, **settings) -> None:
+        self.server, self.relay = server, relay
+        settings.setdefault("settle_timeout", 0.0)
+        self.hub = QwenConversations(api_key="any", base_url=relay.base_url, **settings)
+        self.id = self.hub.run(flows.create).id
+        self._framework, self._ask = WAYS[way]
+        self._sort = ChatQwenConv if self._framework == "langchain" else QwenConv
+        self.model = self.another(self.hub)
+        server.requests.clear()
+
+    def another(self, hub):
+        return self._sort(model=MODEL, conversations=hub, conversation_id=self.id)
+
+    def ask(self, question: str, **kwargs) -> str:
+        """The answer's text."""
+        answer = self._ask(self.model, question, **kwargs)
+        return answer.text if self._framework == "langchain" else answer.message.content
+
+    @property
+    def holds(self) -> list[str]:
+        return said(self.server, self.id)
+
+    def turn(self, question: str) -> list[str]:
+        """What a turn leaves that asks this."""
+        return [f"user: {question}", f"assistant: You said: {question}"]
+
+    @property
+    def asked(self) -> list[str]:
+        return asked(self.server)
+
+
+@pytest.fixture
+def relay(server):
+    with relayed(server.base_url) as relay:
+        yield relay
+
+
+@pytest.fixture(params=WAYS)
+def talk(request, server, relay):
+    server.script = echo
+    return Talk(request.param, server, relay)
+
+
+@pytest.fixture(params=STREAMING)
+def streamed(request, server, relay):
+    server.script = echo
+    return Talk(request.param, server, relay)
+
+
+def echo(context, _request):
+    return f"You said: {context[-1]['content'][0]['text']}"
+
+
+# --- Certainly not carried out ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refused(429, "Throttling.RateQuota", retry_after="0"),
+        refused(529, "overloaded", retry_after="0"),
+        refused(503, "server_overloaded", retry_after_ms="1"),
+        refused(400, "conversation_locked", retry_after="0"),
+    ],
+    ids=["rate limit", "overload", "overloaded", "locked"],
+)
+def test_what_was_refused_for_now_is_sent_again_without_a_look(talk, relay, refusal):
+    relay.faults = [refusal, refusal]
+    assert talk.ask("one") == "You said: one"
+    assert talk.holds == talk.turn("one")
+    assert LOOK not in talk.asked
+
+
+def test_it_is_sent_again_no_more_often_than_was_asked_for(talk, relay):
+    relay.faults = [refused(429, "limit_requests", retry_after="0") for _ in range(9)]
+    with pytest.raises(errors.RateLimitedError):
+        talk.ask("one", max_retries=2)
+    assert len(relay.faults) == 6
+    with pytest.raises(errors.RateLimitedError):
+        talk.ask("one", max_retries=0)
+    relay.faults.clear()
+    assert talk.ask("two") == "You said: two"
+    assert talk.holds == talk.turn("two")
+    assert LOOK not in talk.asked
+
+
+def test_who_is_to_wait_longer_than_he_would_is_told_at_once(talk, relay):
+    relay.faults = [refused(429, "limit_requests", retry_after="3600")]
+    with pytest.raises(errors.RateLimitedError) as raised:
+        talk.ask("one", timeout=30)
+    assert raised.value.retry_after == 3600
+
+
+def test_a_service_that_cannot_be_reached_leaves_nothing_in_doubt(take: Take):
+    with nobody() as address:
+        hub = QwenConversations(api_key="any", base_url=address, max_retries=0)
+        hub.ledger.note("conv_a", hub.ledger.of("conv_a")._replace(exists=True))
+        chat = ChatQwenConv(model=MODEL, conversations=hub, conversation_id="conv_a")
+        with pytest.raises(errors.NotConnectedError) as raised:
+            take(chat, "hi")
+    assert isinstance(raised.value, ModelError)
+    assert raised.value.is_retryable
+    assert hub.ledger.of("conv_a").doubt is None
+
+
+# --- It failed, or no reply came ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_turn_that_failed_is_sent_again_if_the_conversation_does_not_show_it(talk, relay, status):
+    relay.faults = [refused(status, "InternalError", retry_after="0")]
+    assert talk.ask("one") == "You said: one"
+    assert talk.holds == talk.turn("one")
+    assert [one for one in talk.asked if one in {LOOK, TURN}] == [LOOK, TURN]
+
+
+@pytest.mark.parametrize("fault", [lost, failed_after(500), failed_after(502), cut(0)])
+def test_a_turn_that_was_carried_out_is_not_sent_again_and_its_answer_is_found(talk, relay, fault):
+    for question in ("zero", "one"):
+        relay.faults = [] if question == "zero" else [fault]
+        assert talk.ask(question) == f"You said: {question}"
+    assert talk.asked.count(TURN) == 2
+    talk.server.requests.clear()
+    assert talk.ask("two") == "You said: two"
+    assert talk.asked == [TURN]
+    assert talk.holds == talk.turn("zero") + talk.turn("one") + talk.turn("two")
+
+
+def test_what_is_stored_late_is_waited_for(talk, relay):
+    talk.hub.settle_timeout = 30.0
+    talk.ask("zero")
+    released = threading.Event()
+    relay.faults = [late(released)]
+    # The first look finds nothing.
+    relay.loses = lambda method, _path: method == "GET" and released.set()
+    assert talk.ask("one") == "You said: one"
+    assert talk.asked.count(TURN) == 2
+    assert talk.holds == talk.turn("zero") + talk.turn("one")
+
+
+def test_a_turn_that_is_not_found_is_undecided_and_may_be_asked_again(talk, relay):
+    relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError, match=r"hub.settle\(conversation_id\)") as raised:
+        talk.ask("one")
+    assert raised.value.conversation_id == talk.id
+    assert not getattr(raised.value, "is_retryable", False)
+    assert talk.ask("one") == "You said: one"
+    assert talk.holds == talk.turn("one")
+
+
+def test_a_turn_that_is_stored_after_all_is_found_when_it_is_asked_again(talk, relay):
+    talk.ask("zero")
+    released = threading.Event()
+    relay.faults = [late(released)]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("one")
+    released.set()
+    eventually(lambda: len(talk.holds) == 4)
+    assert talk.hub.settle(talk.id) == "answered"
+    talk.server.requests.clear()
+    assert talk.ask("one") == "You said: one"
+    assert talk.asked == [LOOK]
+    assert talk.ask("two") == "You said: two"
+    assert talk.holds == talk.turn("zero") + talk.turn("one") + talk.turn("two")
+
+
+def test_what_is_settled_by_hand_may_be_asked_again(talk, relay):
+    assert talk.hub.settle(talk.id) == "nothing"
+    relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("one")
+    assert asyncio.run(talk.hub.asettle(talk.id)) == "nothing"
+    talk.server.requests.clear()
+    talk.ask("one")
+    assert talk.asked == [TURN]
+    assert talk.holds == talk.turn("one")
+
+
+def test_a_turn_in_doubt_can_be_sent_again_at_once(talk, relay):
+    talk.hub.on_doubt = "resend"
+    relay.faults = [never_ran]
+    assert talk.ask("one") == "You said: one"
+    assert talk.holds == talk.turn("one")
+
+
+def test_an_equal_turn_before_is_not_taken_for_the_one_in_doubt(talk, relay):
+    talk.server.script = always("ok")
+    for _ in range(2):
+        talk.ask("yes")
+    relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("yes")
+    relay.faults = [lost]
+    assert talk.ask("yes") == "ok"
+    assert talk.holds == ["user: yes", "assistant: ok"] * 3
+
+
+def test_what_others_wrote_meanwhile_stays(talk, relay):
+    talk.ask("zero")
+    relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("one")
+    there = another_process(talk.server)
+    invoke(ChatQwenConv(model=MODEL, conversations=there, conversation_id=talk.id), "else")
+    assert talk.ask("one") == "You said: one"
+    assert talk.holds == talk.turn("zero") + talk.turn("else") + talk.turn("one")
+
+
+@pytest.mark.parametrize("has_tools", [False, True])
+def test_a_question_that_was_stored_without_its_answer_is_answered(take: Take, has_tools):
+    @tool
+    def weather(place: str) -> str:
+        """Tells the weather."""
+        return "sunny"
+
+    answers = iter([Fail("out of order", "InternalError", 500), Say("fine")])
+    with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
+        hub = another_process(server)
+        chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+        model = chat.bind_tools([weather]) if has_tools else chat
+        messages = [HumanMessage("hi")]
+        messages.append(take(model, messages))
+        conversation = messages[-1].response_metadata["conversation_id"]
+        assert said(server, conversation) == ["user: hi", "assistant: fine"]
+        turns = [one.body for one in server.requests if one.path == "/responses"]
+        assert [one.get("conversation") for one in turns] == (
+            [conversation, conversation] if has_tools else [conversation, None]
+        )
+        server.script, again = always("bye"), len(server.requests)
+        take(model, [*messages, HumanMessage("so long")])
+        assert asked(server)[again:] == [TURN]
+
+
+@pytest.mark.parametrize("switches", [{}, {"stored_items": "messages"}, {"output_ids": "new"}])
+def test_a_lost_answer_to_a_tools_result_is_found(take: Take, switches):
+    def script(context, _request):
+        if context[-1]["type"] == "function_call_output":
+            return "It is sunny."
+        return CallTool("weather", {"place": "Rome"}, "c1")
+
+    @tool
+    def weather(place: str) -> str:
+        """Tells the weather."""
+        return "sunny"
+
+    with OfflineServer(script, **switches) as server, relayed(server.base_url) as relay:
+        hub = QwenConversations(api_key="any", base_url=relay.base_url, settle_timeout=0.0)
+        chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+        model = chat.bind_tools([weather])
+        messages = [HumanMessage("weather?")]
+        messages.append(take(model, messages))
+        messages.append(ToolMessage("sunny", tool_call_id="c1"))
+        if not switches.get("stored_items"):
+            relay.faults = [lost]
+        messages.append(take(model, messages))
+        assert messages[-1].text == "It is sunny."
+        conversation = messages[-1].response_metadata["conversation_id"]
+        assert said(server, conversation)[-1] == "assistant: It is sunny."
+        assert asked(server).count(TURN) >= 2
+
+
+# --- Streams ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("events", range(8))
+def test_a_stream_that_is_cut_goes_on_with_what_is_found(streamed, relay, events):
+    relay.faults = [cut(events)]
+    assert streamed.ask("one two three") == "You said: one two three"
+    assert streamed.asked.count(TURN) == 1
+    assert streamed.holds == streamed.turn("one two three")
+
+
+def test_a_found_answer_tells_what_it_cost_where_its_response_is_stored(server, relay):
+    for fault, told in ((cut(3), True), (lost, False)):
+        talk = Talk("langchain stream", server, relay)
+        relay.faults = [fault]
+        answer = stream(talk.model, "one")
+        assert (answer.usage_metadata is not None) is told
+        assert "found in the conversation" in answer.response_metadata["reason"]
+
+
+def test_a_stream_that_was_cut_and_is_not_stored_tells_what_had_come(streamed, relay):
+    events = Answer(200, EVENTS, b"".join(map(framed, [CREATED, delta("You "), delta("said")])))
+    relay.faults = [lambda request: request.answer(events)]
+    with pytest.raises(errors.UndecidedError, match="8 characters") as raised:
+        streamed.ask("one")
+    assert (raised.value.received, raised.value.response_id) == ("You said", "r1")
+    assert streamed.ask("one") == "You said: one"
+    assert streamed.holds == streamed.turn("one")
+
+
+# --- Neighbours ---------------------------------------------------------------------------------
+
+
+def test_with_retry_finds_what_the_first_call_lost(server, relay):
+    server.script = echo
+    talk = Talk("langchain invoke", server, relay)
+    released = threading.Event()
+    relay.faults = [late(released)]
+
+    def look(method, _path):
+        if method == "GET" and not released.is_set():
+            talk.hub.settle_timeout = 30.0
+            released.set()
+        return False
+
+    relay.loses = look
+    model = talk.model.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    assert model.invoke("one").text == "You said: one"
+    assert talk.asked.count(TURN) == 1
+    assert talk.holds == talk.turn("one")
+
+
+def test_a_task_that_is_cancelled_leaves_the_conversation_free(server, relay):
+    server.script = echo
+    talk = Talk("langchain ainvoke", server, relay)
+    arrived, released = threading.Event(), threading.Event()
+
+    def fault(request):
+        arrived.set()
+        released.wait(10)
+        request.answer(request.carry_out())
+
+    relay.faults = [fault]
+
+    async def cancelled():
+        running = asyncio.create_task(talk.model.ainvoke("one"))
+        waiting = asyncio.create_task(talk.model.ainvoke("never"))
+        await asyncio.to_thread(arrived.wait, 10)
+        waiting.cancel()
+        running.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        released.set()
+        talk.hub.settle_timeout = 30.0
+        return await talk.model.ainvoke("one")
+
+    assert asyncio.run(cancelled()).text == "You said: one"
+    assert talk.holds[:2] == talk.turn("one")
