@@ -37,6 +37,9 @@ class DivergedError(core.DivergedError, langchain.ModelInvalidRequestError): ...
 class ConversationBusyError(core.ConversationBusyError, langchain.ModelInvalidRequestError): ...
 
 
+class LeaseLostError(core.LeaseLostError, langchain.ModelAPIError): ...
+
+
 class RegistryError(core.RegistryError, langchain.ModelError): ...
 
 
@@ -100,7 +103,11 @@ _BOTH: dict[type[core.QwenConvError], type[core.QwenConvError]] = {
 }
 """The core's class -> the one here that is LangChain's too."""
 
-_SURELY_NOT_STORED = (core.RateLimitedError, core.ConversationLockedError)
+_SURELY_NOT_STORED = (
+    core.RateLimitedError,
+    core.ConversationLockedError,
+    core.LeaseLostError,
+)
 
 
 @contextmanager

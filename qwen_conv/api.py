@@ -12,9 +12,14 @@ it does not know. Its models misread what they do not know, and cost several tim
 from __future__ import annotations
 
 import asyncio
+import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
+from qwen_conv.aside import threads
 from qwen_conv.errors import UNREADABLE, Failure, ServiceFailedError, own_errors, service_error
 
 if TYPE_CHECKING:
@@ -44,7 +49,20 @@ class Api(Protocol):
         ...
 
     async def lock(self, name: str) -> Holder:
-        """Waits for the lock of that name, and takes it."""
+        """Waits for the lock of that name, and takes it.
+
+        That of a conversation, which is named by its id, keeps other processes out too; see
+        `QwenConversations`.
+
+        Raises:
+            ConversationBusyError: Waiting would never end.
+            RegistryError: The registry fails.
+            UsageError: The hub was given a lock of the user's for the other way of calling only.
+        """
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
         ...
 
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -136,26 +154,43 @@ class SyncApi(_Shared):
 
     async def lock(self, name: str) -> Holder:
         """Waits for the lock of that name, and takes it."""
-        return self.hub.locks.of(name).acquire()
+        guard = self.hub.guard(name, tasks=False)
+        holder = self.hub.locks.of(name).acquire()
+        return holder if guard is None else await holder.enter(guard, self)
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)  # noqa: ASYNC251 - this api is for threads
 
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls something that may block."""
         return question(*args, **kwargs)
 
 
-class _ForTasks:
+class _ForTasks(ABC):
     """What tasks wait for, besides the service."""
 
     hub: QwenConversations
 
+    @abstractmethod
+    async def send(self, call: Call[T]) -> T:
+        """Sends a call and returns what its answer means."""
+
     async def lock(self, name: str) -> Holder:
         """Waits for the lock of that name, and takes it."""
-        return await self.hub.locks.of(name).acquire_async()
+        guard = self.hub.guard(name, tasks=True)
+        holder = await self.hub.locks.of(name).acquire_async()
+        return holder if guard is None else await holder.enter(guard, self)
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
 
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls something that may block, beside the event loop if it does."""
         if self.hub.registry_blocks:
-            return await asyncio.to_thread(question, *args, **kwargs)
+            asked = partial(copy_context().run, question, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(threads(), asked)
         return question(*args, **kwargs)
 
 
