@@ -225,13 +225,11 @@ def test_turns_of_threads_and_tasks_of_several_processes_never_meet(server, url)
 
 
 BEGIN = """
-import asyncio, json, sys, threading, openai
+import asyncio, json, sys, threading
 from qwen_conv import QwenConversations
 from qwen_conv.items import Message
 from qwen_conv.local import Entry, LocalList
 from qwen_conv.registry import SqlRegistry
-from qwen_conv.turn import TurnRequest
-from qwen_conv.turns import take
 
 told = json.loads(sys.argv[1])
 hub = QwenConversations(
@@ -242,6 +240,8 @@ hub = QwenConversations(
 )
 
 def say(session, text):
+    from qwen_conv.turn import TurnRequest
+    from qwen_conv.turns import take
     local = LocalList([text], lambda one: Entry((Message.of("user", one),)), (text,))
     hub.run(take, TurnRequest(local, "qwen3.6-plus", session=session))
 
