@@ -540,6 +540,14 @@ def test_a_task_cancelled_in_the_moment_of_taking_the_lease_leaves_none(server, 
     eventually(lambda: is_free(other, "conv_1"))
 
 
+def test_a_guard_that_was_left_before_it_was_asked_takes_no_lease_any_more(server, url):
+    one, other = processes(server, url, 2)
+    guard = one.guard("conv_1", tasks=False)
+    guard.leave(lambda: None)
+    finish(guard.enter(one.sync()))
+    assert is_free(other, "conv_1")
+
+
 def test_a_turn_needs_no_thread_that_others_wait_for_it_in(server, url):
     (hub,) = processes(server, url, 1)
     session(hub).invoke("begin")
@@ -584,6 +592,36 @@ def test_a_note_goes_to_the_next_owner_and_stays_until_it_is_changed(server, url
     assert have(other) == ("a doubt", False)
     assert have(one, leave=[None]) == ("a doubt", True)
     assert have(other) == (None, True)
+
+
+def test_a_task_that_locks_again_at_once_waits_for_its_lease_to_be_ended(server, url, monkeypatch):
+    (hub,) = processes(server, url, 1)
+    monkeypatch.setattr("qwen_conv.locks.PATIENCE", 0.01)  # for a lock that it holds itself
+    lease, end_lease = hub.registry.lease, hub.registry.end_lease
+    asked_again = threading.Event()
+
+    def ending(*args):
+        asked_again.clear()
+        too_early.append(asked_again.wait(0.2))
+        return end_lease(*args)
+
+    def asking(*args):
+        asked_again.set()
+        return lease(*args)
+
+    too_early = []
+    hub.registry.lease, hub.registry.end_lease = asking, ending
+
+    async def main():
+        holder = await hub.tasks().lock("conv_1")
+        holder.note = "a doubt"
+        holder.release()
+        holder = await hub.tasks().lock("conv_1")
+        holder.release()
+        return holder.note
+
+    assert asyncio.run(main()) == "a doubt"
+    eventually(lambda: too_early == [False, False])
 
 
 def test_a_cancelled_task_does_not_take_the_note_along(server, url):
