@@ -106,14 +106,15 @@ class Heartbeat:
         pause: float | None = self._pause
         while pause is not None:
             time.sleep(pause)
-            for tenure in self._all():
-                if tenure.renewed <= time.monotonic() - self._pause:
-                    tenure.renew()
+            self._renew_due()  # on its own: no tenure may be held on to during the next sleep
             pause = self._until_next()
 
-    def _all(self) -> list[Tenure]:
+    def _renew_due(self) -> None:
         with self._mutex:
-            return [*self._held]
+            held = [*self._held]
+        for tenure in held:
+            if tenure.renewed <= time.monotonic() - self._pause:
+                tenure.renew()
 
     def _until_next(self) -> float | None:
         """Seconds until a lease is to be renewed; `None` if none is held, and the thread ends.
