@@ -37,6 +37,9 @@ class DivergedError(core.DivergedError, langchain.ModelInvalidRequestError): ...
 class ConversationBusyError(core.ConversationBusyError, langchain.ModelInvalidRequestError): ...
 
 
+class LeaseLostError(core.LeaseLostError, langchain.ModelAPIError): ...
+
+
 class RegistryError(core.RegistryError, langchain.ModelError): ...
 
 
@@ -113,6 +116,7 @@ _SURELY_NOT_STORED = (
     core.NotConnectedError,
     core.RateLimitedError,
     core.ConversationLockedError,
+    core.LeaseLostError,
 )
 
 

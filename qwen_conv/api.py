@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextvars import copy_context
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
+from qwen_conv.aside import threads
 from qwen_conv.errors import UNREADABLE, Failure, UnreadableError, own_errors, service_error
 
 if TYPE_CHECKING:
@@ -57,12 +61,21 @@ class Api(Protocol):
         """How often a request may be sent again that certainly was not carried out."""
         ...
 
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
+    async def lock(self, name: str) -> Holder:
+        """Waits for the lock of that name, and takes it.
+
+        That of a conversation, which is named by its id, keeps other processes out too; see
+        `QwenConversations`.
+
+        Raises:
+            ConversationBusyError: Waiting would never end.
+            RegistryError: The registry fails.
+            UsageError: The hub was given a lock of the user's for the other way of calling only.
+        """
         ...
 
-    async def lock(self, name: str) -> Holder:
-        """Waits for the lock of that name, and takes it."""
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
         ...
 
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -160,40 +173,54 @@ class SyncApi(_Shared):
             with events:
                 yield from events
 
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)  # noqa: ASYNC251 - it is for threads
-
     async def lock(self, name: str) -> Holder:
         """Waits for the lock of that name, and takes it."""
-        return self.hub.locks.of(name).acquire()
+        guard = self.hub.guard(name, tasks=False)
+        holder = self.hub.locks.of(name).acquire()
+        return holder if guard is None else await holder.enter(guard, self)
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)  # noqa: ASYNC251 - this api is for threads
 
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls something that may block."""
         return question(*args, **kwargs)
 
 
-class _ForTasks:
+class _ForTasks(ABC):
     """What tasks wait for, besides the service."""
 
     hub: QwenConversations
+
+    @property
+    @abstractmethod
+    def patience(self) -> Patience:
+        """How often a request may be sent again that certainly was not carried out."""
+
+    @abstractmethod
+    async def send(self, call: Call[T]) -> T:
+        """Sends a call and returns what its answer means."""
+
+    async def lock(self, name: str) -> Holder:
+        """Waits for the lock of that name, and takes it."""
+        guard = self.hub.guard(name, tasks=True)
+        holder = await self.hub.locks.of(name).acquire_async()
+        return holder if guard is None else await holder.enter(guard, self)
 
     async def sleep(self, seconds: float) -> None:
         """Waits."""
         await asyncio.sleep(seconds)
 
-    async def lock(self, name: str) -> Holder:
-        """Waits for the lock of that name, and takes it."""
-        return await self.hub.locks.of(name).acquire_async()
-
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls something that may block, beside the event loop if it does."""
         if self.hub.registry_blocks:
-            return await asyncio.to_thread(question, *args, **kwargs)
+            asked = partial(copy_context().run, question, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(threads(), asked)
         return question(*args, **kwargs)
 
 
-class AsyncApi(_ForTasks, _Shared):
+class AsyncApi(_Shared, _ForTasks):
     """An `Api` for the tasks of one event loop."""
 
     async def send(self, call: Call[T]) -> T:

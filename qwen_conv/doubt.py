@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 from qwen_conv.items import (
     Fingerprint,
@@ -14,6 +15,8 @@ from qwen_conv.items import (
     fingerprints,
     said_together,
 )
+
+VERSION = 1
 
 Said = tuple[Fingerprint, ...]
 
@@ -82,16 +85,19 @@ class Doubt(NamedTuple):
                 return left._replace(alone=items[-1] is left.items[-1])
         return None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The doubt as JSON."""
-        return self._asdict()
 
-    @classmethod
-    def from_dict(cls, told: Any) -> Self:
-        """The doubt that `to_dict` wrote."""
-        forms = tuple(tuple(form) for form in told["forms"])
-        said = {name: tuple(told[name]) for name in ("asked", "before")}
-        return cls(**{**told, "forms": forms, **said})
+def written(doubt: Doubt | None) -> str | None:
+    """The doubt as a text that another process can read; it says nothing of the content."""
+    return None if doubt is None else json.dumps({"v": VERSION, **doubt._asdict()})
+
+
+def read(note: str | None) -> Doubt | None:
+    """The doubt that a text is; `None` if there is none, or a later version wrote it."""
+    told = json.loads(note or "{}")
+    if told.pop("v", None) != VERSION:
+        return None
+    said = {name: tuple(told[name]) for name in ("asked", "before")}
+    return Doubt(**{**told, **said, "forms": tuple(map(tuple, told["forms"]))})
 
 
 def forms_of(items: Sequence[Item]) -> tuple[Said, ...]:

@@ -7,6 +7,7 @@
     │   └── SessionElsewhereError        a session of another base URL or account: choose a way out
     ├── DivergedError                    not what the conversation holds: choose a way out
     ├── ConversationBusyError            waiting would never end: finish the turn that is open
+    ├── LeaseLostError                   another process has the conversation now: send it again
     ├── RegistryError                    the registry cannot be used: look after its database
     ├── PartlyWrittenError               add the same messages again: the rest is written
     ├── ServiceError                     the service answered, but not with what was asked for
@@ -121,6 +122,23 @@ class DivergedError(QwenConvError):
 
 class ConversationBusyError(QwenConvError):
     """This very thread or task holds the conversation's open turn: waiting would never end."""
+
+
+class LeaseLostError(QwenConvError):
+    """This process stood still for longer than its lease, and another has the conversation now.
+
+    Attributes:
+        conversation_id: The conversation.
+    """
+
+    def __init__(self, conversation_id: str, seconds: float) -> None:
+        self.conversation_id = conversation_id
+        super().__init__(
+            f"Nothing was sent: this process did not renew its lease of {conversation_id} for "
+            f"{seconds:g} seconds, and another process has taken the conversation over. Send it "
+            "again. If processes stand still for so long (suspended, overloaded, or without their "
+            "database), pass the hub a longer lease_seconds."
+        )
 
 
 class RegistryError(QwenConvError):

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from hashlib import blake2b
 from typing import (
     TYPE_CHECKING,
@@ -30,10 +30,17 @@ from pydantic import SecretStr
 
 from qwen_conv.api import Api, AsyncApi, SyncApi, ThreadedApi, finish
 from qwen_conv.errors import MissingKeyError, UsageError
+from qwen_conv.guards import OwnLocks
+from qwen_conv.leases import Heartbeat, Tenure
 from qwen_conv.ledger import PROCESS_LEDGER
-from qwen_conv.limits import checked_base_url, checked_conversation_id, checked_seconds
-from qwen_conv.locks import PROCESS_LOCKS
-from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Session
+from qwen_conv.limits import (
+    checked_base_url,
+    checked_conversation_id,
+    checked_seconds,
+    is_conversation_id,
+)
+from qwen_conv.locks import PROCESS_LOCKS, Guard
+from qwen_conv.registry import PROCESS_REGISTRY, Leases, MemoryRegistry, Registry, Session
 
 if TYPE_CHECKING:
     import openai
@@ -61,6 +68,25 @@ DEFAULT_REGION = "ap-southeast-1"
 class QwenConversations:
     """The hub of one account at one base URL. Safe to share between threads and event loops.
 
+    A conversation takes one turn at a time. Threads and tasks of a process wait for each other in
+    the order in which they asked. So do processes that share a `SqlRegistry`: it knows whose turn
+    it is, by a lease that is renewed for as long as the turn takes, and that runs out if the
+    process is killed. Instead of that, a lock of your own can keep others out:
+
+    ```python
+    client = redis.Redis()  # or redis.asyncio.Redis(), for async_lock
+
+
+    def lock(conversation_id):
+        return client.lock(conversation_id, timeout=900, thread_local=False)
+
+
+    hub = QwenConversations(lock=lock)
+    ```
+
+    Its timeout must be longer than a turn takes. What the lock raises when it is entered, the turn
+    raises, and nothing was sent.
+
     Args:
         api_key: The key; by default the one in DASHSCOPE_API_KEY.
         base_url: The service; by default DASHSCOPE_BASE_URL, or the region's.
@@ -80,6 +106,14 @@ class QwenConversations:
             ("raise"), or send it again, which may store it twice ("resend").
         allow_plain_http: Allows a base URL that is neither https nor on this machine.
         clock: Seconds since 1970.
+        lock: Makes of a conversation's id a context manager that keeps others out of the
+            conversation; it is entered before each turn and each change of items, by whoever has
+            this process's own turn, and left afterwards, maybe by another thread, and without an
+            error even if there was one. Then the registry's leases are not used.
+        async_lock: The same with asynchronous context managers, for tasks; each is left in the
+            event loop it was entered in. Stores write from threads too: they need both.
+        lease_seconds: How long a process may stand still before others take its conversations
+            over; also how long they wait for one that was killed.
 
     Raises:
         MissingKeyError: There is no key.
@@ -104,6 +138,9 @@ class QwenConversations:
         on_doubt: OnDoubt = "raise",
         allow_plain_http: bool = False,
         clock: Callable[[], float] = time.time,
+        lock: Callable[[str], AbstractContextManager[Any]] | None = None,
+        async_lock: Callable[[str], AbstractAsyncContextManager[Any]] | None = None,
+        lease_seconds: float = 30.0,
     ) -> None:
         ready = client or async_client
         if ready is not None and base_url is None and region is None:
@@ -124,6 +161,10 @@ class QwenConversations:
         self.clock = clock
         self.locks = PROCESS_LOCKS
         self.ledger = PROCESS_LEDGER
+        if not checked_seconds(lease_seconds, "lease_seconds"):
+            raise UsageError("lease_seconds is 0; it must be more.")
+        self._heartbeat = Heartbeat(lease_seconds)
+        self._own_locks = OwnLocks(lock, async_lock) if lock or async_lock else None
         self.shared = True
         """Whether somebody asked for this hub; a model that makes its own says no."""
         self._mutex = threading.Lock()
@@ -212,6 +253,26 @@ class QwenConversations:
     def registry_blocks(self) -> bool:
         """Whether asking the registry may take long enough to hold up an event loop."""
         return not isinstance(self.registry, MemoryRegistry)
+
+    def guard(self, name: str, *, tasks: bool) -> Guard | None:
+        """What keeps other processes out of a conversation, if anything does.
+
+        Args:
+            name: The conversation's id; nothing else is guarded.
+            tasks: Whether a task is to have the conversation, and not a thread.
+
+        Raises:
+            UsageError: The hub was given a lock of the user's for the other way of calling only.
+        """
+        registry = self.registry
+        if self._own_locks is None and isinstance(registry, MemoryRegistry):
+            return None
+        if self._own_locks is not None:
+            own_lock = self._own_locks.of(tasks=tasks)
+            return own_lock(name) if is_conversation_id(name) else None
+        if isinstance(registry, Leases) and is_conversation_id(name):
+            return Tenure(self, registry, self.locks.tenant, self._heartbeat, name)
+        return None
 
     def session(self, key: str) -> Session:
         """What names the session of that key here."""

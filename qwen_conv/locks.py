@@ -10,11 +10,46 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol, Self
 from weakref import WeakValueDictionary
 
+from qwen_conv.aside import running_loop
 from qwen_conv.errors import ConversationBusyError
+from qwen_conv.leases import Tenant
+
+if TYPE_CHECKING:
+    from qwen_conv.api import Api
+
+
+class Guard(Protocol):
+    """What keeps other processes out of a conversation while a turn of this one has it.
+
+    Attributes:
+        note: What the last one that had the conversation left, and what the next one is to find.
+        taken_over: Whether others had the conversation since this process had it last.
+    """
+
+    note: str | None
+    taken_over: bool
+
+    async def enter(self, api: Api) -> None:
+        """Waits until the others are out."""
+        ...
+
+    def check(self) -> None:
+        """Makes sure that they still are.
+
+        Raises:
+            LeaseLostError: They are not.
+        """
+        ...
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """Lets them in if they were kept out, or the waiting was broken off; then calls `then`."""
+        ...
 
 
 class Holder:
@@ -22,7 +57,8 @@ class Holder:
 
     def __init__(self, lock: TurnLock) -> None:
         self._lock: TurnLock | None = lock
-        self.loop = _running_loop()
+        self._guard: Guard | None = None
+        self.loop = running_loop()
         self.turn: Future[None] | None = None  # set if it has to wait
 
     @property
@@ -30,12 +66,59 @@ class Holder:
         """The lock, until it is released."""
         return self._lock
 
+    @property
+    def note(self) -> str | None:
+        """What the last process that had the conversation left for the next one.
+
+        It stays unless it is set to something else; what is set is written when the lock is
+        released. Where a registry has no leases it is always `None`.
+        """
+        return None if self._guard is None else self._guard.note
+
+    @note.setter
+    def note(self, note: str | None) -> None:
+        if self._guard is not None:
+            self._guard.note = note
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether another process is known to have had the conversation since this one had it."""
+        return self._guard is not None and self._guard.taken_over
+
+    async def enter(self, guard: Guard, api: Api) -> Self:
+        """Keeps other processes out too, from now on until the release.
+
+        If that fails, or is cancelled, the lock is released.
+        """
+        self._guard = guard
+        try:
+            await guard.enter(api)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def check(self) -> None:
+        """Makes sure, before anything is sent, that no other process has the conversation by now.
+
+        Raises:
+            LeaseLostError: One has.
+            RegistryError: The registry has to be asked, and fails.
+        """
+        if self._guard is not None:
+            self._guard.check()
+
     def release(self) -> None:
         """Hands the lock to whoever has waited longest; from any thread or task, and only once."""
         lock, self._lock = self._lock, None
         self.loop = None  # a released holder must not keep an event loop alive
-        if lock is not None:
-            lock._hand_over()  # noqa: SLF001 - the two are one mechanism
+        if lock is None:
+            return
+        hand_over = lock._hand_over  # noqa: SLF001 - the two are one mechanism
+        if self._guard is None:
+            hand_over()
+        else:
+            self._guard.leave(hand_over)
 
 
 PATIENCE = 1.0
@@ -112,7 +195,9 @@ class TurnLock:
 
     def _is_held_here(self) -> bool:
         # Tasks that LangChain starts for a call carry its context on, so this sees them too.
-        return self._holder in _held_here.get()
+        holder = self._holder
+        is_released = holder is None or holder.lock is None  # and is handed over in a moment
+        return not is_released and holder in _held_here.get()
 
     @staticmethod
     def _entered(me: Holder) -> Holder:
@@ -138,9 +223,14 @@ class TurnLock:
 
 
 class TurnLocks:
-    """The locks of conversations and sessions, by name; one that nobody uses is forgotten."""
+    """The locks of conversations and sessions, by name; one that nobody uses is forgotten.
+
+    Attributes:
+        tenant: What those who share the locks are to other processes.
+    """
 
     def __init__(self) -> None:
+        self.tenant = Tenant()
         self._mutex = threading.Lock()
         self._locks: WeakValueDictionary[str, TurnLock] = WeakValueDictionary()
 
@@ -155,10 +245,3 @@ class TurnLocks:
 
 PROCESS_LOCKS = TurnLocks()
 """What the hubs of a process share: two of them take turns on one conversation one by one."""
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -27,11 +27,11 @@ async def make_plan(api: Api, turn: Turn) -> None:
     request, row = turn.request, None
     if request.session is not None:
         turn.holders.append(await api.lock(str(api.hub.session(request.session))))
-        row = await _row(api, request.session, request.local)
-        turn.conversation_id = row.conversation_id
+        row = await _bound(api, turn, request.session)
     conversation_id = turn.conversation_id
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
-    turn.holders.append(await api.lock(conversation_id))
+    if row is None:
+        turn.enter(await api.lock(conversation_id))
     try:
         verdict = await _verdict(api, turn, conversation_id)
     except ConversationNotFoundError as error:
@@ -62,6 +62,20 @@ async def _verdict(api: Api, turn: Turn, conversation_id: str) -> Attach | Diver
     if turn.request.looks:
         api.hub.ledger.forget_end(conversation_id)
     return await _decided(api, turn.request, conversation_id)
+
+
+async def _bound(api: Api, turn: Turn, key: str) -> Row:
+    """Enters the conversation that the session is bound to, once nobody else is there any more.
+
+    Who was there before may have bound the session to another one.
+    """
+    while True:
+        row = await _row(api, key, turn.request.local)
+        turn.conversation_id = row.conversation_id
+        turn.enter(holder := await api.lock(row.conversation_id))
+        if not holder.taken_over or await _row(api, key, turn.request.local) == row:
+            return row
+        turn.leave()
 
 
 async def _row(api: Api, key: str, local: LocalList) -> Row:
@@ -177,7 +191,7 @@ async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> Non
             turn.conversation_id = (await create(api, metadata=request.metadata)).id
             if request.keeper is not None:
                 request.keeper.begin(turn.conversation_id)
-            turn.holders.append(await api.lock(turn.conversation_id))
+            turn.enter(await api.lock(turn.conversation_id))
             entries = request.local.entries()
             turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())
             turn.decision, turn.why, turn.rebind = "rebased", verdict.why, row

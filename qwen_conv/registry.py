@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+PLACE = 1.0
+"""Seconds that the place of whoever is next to have a lease is kept, counted from when it last
+asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -77,6 +81,27 @@ class Waiting:
     owner: str
     data: dict[str, Any]
     updated: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to change a conversation, for a while.
+
+    Attributes:
+        base_url: The service that holds the conversation.
+        conversation_id: The conversation.
+        owner: Who has the right.
+        token: 1, and 1 more each time the lease is taken; so it is told from every other.
+        expires: Seconds since 1970, as `time.time()` tells them where it was taken or renewed.
+        note: What the last owner that ended its lease left for the next one.
+    """
+
+    base_url: str
+    conversation_id: str
+    owner: str
+    token: int
+    expires: float
+    note: str | None = None
 
 
 @runtime_checkable
@@ -182,6 +207,42 @@ class Outbox(Protocol):
 
     def withdraw(self, session: Session, numbers: Collection[int]) -> None:
         """Removes messages, whoever owns them; one that is gone already is as it should be."""
+        ...
+
+
+@runtime_checkable
+class Leases(Protocol):
+    """Where processes agree whose turn it is on a conversation.
+
+    An owner has a lease for as long as it renews it, and then ends it. One that is late with that
+    loses it to whoever asks next. The clocks of the processes must agree, to well within the time
+    that a lease is given.
+
+    Every method is one atomic step, safe from any thread and process. Between two steps nothing is
+    held in the database.
+    """
+
+    def lease(
+        self, base_url: str, conversation_id: str, owner: str, seconds: float
+    ) -> Lease | None:
+        """Takes the lease of a conversation; `None` if it is not the owner's turn.
+
+        That is so while somebody else has it and it has not run out, or is to have it next: the
+        first that is refused is the next, if it asks again within `PLACE` seconds. So a process
+        with many turns to take does not keep the others out. The owner that has it already is
+        given it anew.
+        """
+        ...
+
+    def renew_lease(self, lease: Lease, seconds: float) -> bool:
+        """Has the lease run out so many seconds from now; `False` if somebody took it since."""
+        ...
+
+    def end_lease(self, lease: Lease, note: str | None) -> bool:
+        """Frees the conversation, and leaves a note for its next owner.
+
+        `False` if somebody has taken the lease since; then nothing is changed.
+        """
         ...
 
 

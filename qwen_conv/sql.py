@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from qwen_conv.errors import RegistryError, SessionElsewhereError, UsageError
-from qwen_conv.registry import SCHEMA_VERSION, Row, Session, Waiting
+from qwen_conv.registry import PLACE, SCHEMA_VERSION, Lease, Row, Session, Waiting
 
 # Lengths are for databases that index no text without one; SQLite takes no notice of them.
 _NAME = sa.String(255)
@@ -75,6 +75,19 @@ _OUTBOX = sa.Table(
     sqlite_autoincrement=True,
 )
 
+_LEASES = sa.Table(  # no row is ever deleted: its token must not begin anew
+    "qwen_conv_leases",
+    _TABLES,
+    sa.Column("base_url", _NAME, primary_key=True),
+    sa.Column("conversation_id", _NAME, primary_key=True),
+    sa.Column("owner", _NAME),
+    sa.Column("token", sa.Integer, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("note", sa.Text),
+    sa.Column("next_owner", _NAME),
+    sa.Column("next_until", sa.Double),
+)
+
 _TRIES = 10
 """How often a step is taken that others came in between; each time, one of them got on."""
 
@@ -86,7 +99,9 @@ _CHUNK = 500
 
 
 class SqlRegistry:
-    """A registry in a database, with overlays and an outbox. Safe from any thread and process.
+    """A registry in a database, with overlays, an outbox and leases.
+
+    Safe from any thread and process.
 
     A key of a namespace is one session here, of one base URL and account. A session that says
     otherwise is refused: with a rotated API key, a user's history would else be left behind
@@ -273,7 +288,7 @@ class SqlRegistry:
     ) -> None:
         """Forgets what is kept of these items, or of all items of the conversation."""
         if item_ids is None:
-            conditions = iter([_of_conversation(base_url, conversation_id)])
+            conditions = iter([_of_conversation(_OVERLAYS, base_url, conversation_id)])
         else:
             conditions = _of_items(base_url, conversation_id, item_ids)
         with self._step() as db:
@@ -340,6 +355,55 @@ class SqlRegistry:
         with self._step() as db:
             for some in _among(_OUTBOX.c.number, numbers):
                 _changed(db, _OUTBOX.delete(), *theirs, some)
+
+    def lease(
+        self, base_url: str, conversation_id: str, owner: str, seconds: float
+    ) -> Lease | None:
+        """Takes the lease of a conversation; `None` if it is not the owner's turn."""
+        now = time.time()
+        columns, row = _LEASES.c, _of_conversation(_LEASES, base_url, conversation_id)
+        fresh = Lease(base_url, conversation_id, owner, 1, now + seconds)
+        is_free = sa.or_(columns.owner.is_(None), columns.expires < now)
+        is_next = columns.next_owner == owner
+        nobody_is_next = sa.or_(columns.next_owner.is_(None), columns.next_until < now)
+        may_take = sa.or_(columns.owner == owner, is_free & sa.or_(is_next, nobody_is_next))
+        keeps_place = is_next & (columns.next_until < now + PLACE / 2)  # each poll need not write
+        take = _LEASES.update().values(
+            owner=owner,
+            token=columns.token + 1,
+            expires=fresh.expires,
+            next_owner=None,
+            next_until=None,
+        )
+        queue_up = _LEASES.update().values(next_owner=owner, next_until=now + PLACE)
+        with suppress(IntegrityError), self._step() as db:
+            if db.execute(take.where(*row, may_take)).rowcount:
+                token, note = db.execute(sa.select(columns.token, columns.note).where(*row)).one()
+                return replace(fresh, token=token, note=note)
+            if db.execute(queue_up.where(*row, sa.or_(nobody_is_next, keeps_place))).rowcount:
+                return None
+            if db.execute(sa.select(columns.token).where(*row)).one_or_none() is None:
+                db.execute(_LEASES.insert().values(asdict(fresh)))
+                return fresh
+        return None
+
+    def renew_lease(self, lease: Lease, seconds: float) -> bool:
+        """Has the lease run out so many seconds from now; `False` if somebody took it since."""
+        return self._change_lease(lease, expires=time.time() + seconds)
+
+    def end_lease(self, lease: Lease, note: str | None) -> bool:
+        """Frees the conversation, and leaves a note for its next owner.
+
+        `False` if somebody has taken the lease since; then nothing is changed.
+        """
+        return self._change_lease(lease, owner=None, note=note)
+
+    def _change_lease(self, lease: Lease, **values: Any) -> bool:
+        is_ours = (_LEASES.c.owner == lease.owner, _LEASES.c.token == lease.token)
+        row = _of_conversation(_LEASES, lease.base_url, lease.conversation_id)
+        with self._step() as db:
+            changed = db.execute(_LEASES.update().where(*row, *is_ours).values(values))
+        return bool(changed.rowcount)
 
     def _prepare(self) -> None:
         """Creates the tables that are missing; several processes may be at it at once.
@@ -516,8 +580,10 @@ def _all_of(table: sa.Table, session: Session) -> tuple[sa.ColumnElement[bool], 
     )
 
 
-def _of_conversation(base_url: str, conversation_id: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return (_OVERLAYS.c.base_url == base_url, _OVERLAYS.c.conversation_id == conversation_id)
+def _of_conversation(
+    table: sa.Table, base_url: str, conversation_id: str
+) -> tuple[sa.ColumnElement[bool], ...]:
+    return (table.c.base_url == base_url, table.c.conversation_id == conversation_id)
 
 
 def _of_items(
@@ -525,7 +591,7 @@ def _of_items(
 ) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
     """Conditions that are met by the items."""
     for some in _among(_OVERLAYS.c.item_id, item_ids):
-        yield (*_of_conversation(base_url, conversation_id), some)
+        yield (*_of_conversation(_OVERLAYS, base_url, conversation_id), some)
 
 
 def _among(column: sa.Column[Any], values: Collection[Any]) -> Iterator[sa.ColumnElement[bool]]:
