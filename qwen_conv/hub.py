@@ -20,14 +20,15 @@ from pydantic import SecretStr
 
 from qwen_conv.api import Api, AsyncApi, SyncApi, ThreadedApi, finish
 from qwen_conv.errors import MissingKeyError, UsageError
-from qwen_conv.ledger import PROCESS_LEDGER
+from qwen_conv.ledger import PROCESS_LEDGERS
 from qwen_conv.limits import checked_base_url
 from qwen_conv.locks import PROCESS_LOCKS
-from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Session
+from qwen_conv.registry import PROCESS_REGISTRY, MemoryRegistry, Registry, Session, Traces
 
 if TYPE_CHECKING:
     import openai
 
+    from qwen_conv.erasing import Erased
     from qwen_conv.mirrors import Mirrors
 
 P = ParamSpec("P")
@@ -98,7 +99,7 @@ class QwenConversations:
         self.default_headers = dict(default_headers or {})
         self.clock = clock
         self.locks = PROCESS_LOCKS
-        self.ledger = PROCESS_LEDGER
+        self.ledger = PROCESS_LEDGERS.of(self.base_url, self.account)
         self.shared = True
         """Whether somebody asked for this hub; a model that makes its own says no."""
         self._mutex = threading.Lock()
@@ -188,6 +189,11 @@ class QwenConversations:
         """Whether asking the registry may take long enough to hold up an event loop."""
         return not isinstance(self.registry, MemoryRegistry)
 
+    @property
+    def traces(self) -> Traces:
+        """Where is noted what has to be erased with a session: in the registry, if it does that."""
+        return self.registry if isinstance(self.registry, Traces) else PROCESS_REGISTRY
+
     def session(self, key: str) -> Session:
         """What names the session of that key here."""
         return Session(self.namespace, key, self.base_url, self.account)
@@ -195,11 +201,33 @@ class QwenConversations:
     def forget_session(self, key: str) -> None:
         """Unbinds a session from its conversation, which stays where it is.
 
-        The next turn of the session begins a new conversation.
+        The next turn of the session begins a new conversation. `erase_session` does not find the
+        old one any more.
         """
         self.registry.unbind(self.session(key))
         if self._mirrors is not None:
             self._mirrors.forget(key)
+
+    def erase_session(self, key: str) -> Erased:
+        """Deletes all that is known of a session, and says what could not be deleted.
+
+        See `qwen_conv.erasing.erase`, which also takes a conversation by its id.
+
+        ```python
+        erased = hub.erase_session("alice")
+        for left in erased.left:
+            print(left.kind, left.id, left.error)
+        ```
+        """
+        from qwen_conv.erasing import erase
+
+        return self.run(erase, session=key)
+
+    async def aerase_session(self, key: str) -> Erased:
+        """`erase_session`, leaving the event loop free."""
+        from qwen_conv.erasing import erase
+
+        return await self.arun(erase, session=key)
 
     @property
     def mirrors(self) -> Mirrors:

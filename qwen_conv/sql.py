@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from qwen_conv.errors import RegistryError, SessionElsewhereError, UsageError
+from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.registry import SCHEMA_VERSION, Row, Session, Waiting
 
 # Lengths are for databases that index no text without one; SQLite takes no notice of them.
@@ -59,6 +60,26 @@ _OVERLAYS = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
 )
 
+_RESPONSES = sa.Table(
+    "qwen_conv_responses",
+    _TABLES,
+    sa.Column("base_url", _NAME, primary_key=True),
+    sa.Column("conversation_id", _NAME, primary_key=True),
+    sa.Column("response_id", _NAME, primary_key=True),
+    sa.Column("created", sa.Double, nullable=False, index=True),
+)
+
+_FORMER = sa.Table(
+    "qwen_conv_former",
+    _TABLES,
+    sa.Column("namespace", _NAME, primary_key=True),
+    sa.Column("key", _NAME, primary_key=True),
+    sa.Column("conversation_id", _NAME, primary_key=True),
+    sa.Column("base_url", _NAME, nullable=False),
+    sa.Column("account", _NAME, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
 _OUTBOX = sa.Table(
     "qwen_conv_outbox",
     _TABLES,
@@ -81,12 +102,17 @@ _TRIES = 10
 _BUSY = 30
 """Seconds to wait for another process that writes to the same SQLite file."""
 
+_SWEEP = 3600.0
+"""Seconds between the looks for responses that the service has forgotten by now."""
+
 _CHUNK = 500
 """Ids or numbers in a statement; SQLite before 3.32 takes 999 values (sqlite.org, "Limits")."""
 
 
 class SqlRegistry:
-    """A registry in a database, with overlays and an outbox. Safe from any thread and process.
+    """A registry in a database, with overlays, traces and an outbox.
+
+    Safe from any thread and process.
 
     A key of a namespace is one session here, of one base URL and account. A session that says
     otherwise is refused: with a rotated API key, a user's history would else be left behind
@@ -117,6 +143,7 @@ class SqlRegistry:
             )
         # Drivers take passwords in the query too.
         self._name = where.set(query={}).render_as_string(hide_password=True)
+        self._sweep_at = 0.0
         try:
             self._engine = _engine(where)
             self._prepare()
@@ -182,6 +209,8 @@ class SqlRegistry:
         )
         with self._step() as db:
             changed = db.execute(_SESSIONS.update().where(*as_given).values(_columns(fresh)))
+            if changed.rowcount and row.conversation_id != conversation_id:
+                _note_former(db, row)
         return fresh if changed.rowcount else self._put(fresh)
 
     def unbind(self, session: Session) -> None:
@@ -193,8 +222,8 @@ class SqlRegistry:
         """Moves the row of the session's key to the session's base URL and account.
 
         For a rotated API key, or a service that moved: the new key must see the same
-        conversations. What waits to be sent goes along. Overlays stay with the base URL they were
-        written for.
+        conversations. What waits to be sent goes along. Overlays and traces of responses stay with
+        the base URL they were written for.
 
         Raises:
             UsageError: The key has no row.
@@ -211,6 +240,7 @@ class SqlRegistry:
             )
             found = db.execute(_SESSIONS.select().where(*_key_of(_SESSIONS, session))).one_or_none()
             if found is not None:
+                db.execute(_FORMER.update().where(*_key_of(_FORMER, session)).values(here))
                 _changed(db, _OUTBOX.update().values(here), *_key_of(_OUTBOX, session))
         if found is None:
             raise UsageError(
@@ -273,12 +303,58 @@ class SqlRegistry:
     ) -> None:
         """Forgets what is kept of these items, or of all items of the conversation."""
         if item_ids is None:
-            conditions = iter([_of_conversation(base_url, conversation_id)])
+            conditions = iter([_of_conversation(_OVERLAYS, base_url, conversation_id)])
         else:
             conditions = _of_items(base_url, conversation_id, item_ids)
         with self._step() as db:
             for some in conditions:
                 db.execute(_OVERLAYS.delete().where(*some))
+
+    def note_response(self, base_url: str, conversation_id: str, response_id: str) -> None:
+        """Notes that the service has stored a response of the conversation."""
+        now = time.time()
+        noted = {"base_url": base_url, "conversation_id": conversation_id}
+        with suppress(IntegrityError), self._step() as db:  # it is noted already
+            db.execute(
+                _RESPONSES.insert().values(noted | {"response_id": response_id, "created": now})
+            )
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP
+            with self._step() as db:
+                db.execute(_RESPONSES.delete().where(_RESPONSES.c.created < now - ITEM_LIFETIME))
+
+    def responses(self, base_url: str, conversation_id: str) -> list[str]:
+        """The responses of the conversation that were noted in the last seven days, in order."""
+        columns = _RESPONSES.c
+        asked = (
+            sa.select(columns.response_id)
+            .where(*_of_conversation(_RESPONSES, base_url, conversation_id))
+            .where(columns.created >= time.time() - ITEM_LIFETIME)
+            .order_by(columns.created)
+        )
+        with self._step() as db:
+            return [*db.scalars(asked)]
+
+    def forget_responses(
+        self, base_url: str, conversation_id: str, response_ids: Collection[str]
+    ) -> None:
+        """Forgets these responses of the conversation."""
+        place = _of_conversation(_RESPONSES, base_url, conversation_id)
+        with self._step() as db:
+            for some in _among(_RESPONSES.c.response_id, response_ids):
+                db.execute(_RESPONSES.delete().where(*place, some))
+
+    def former(self, session: Session) -> list[str]:
+        """The conversations that the session was bound to before, the first of them first."""
+        asked = sa.select(_FORMER.c.conversation_id).where(*_all_of(_FORMER, session))
+        with self._step() as db:
+            return [*db.scalars(asked.order_by(_FORMER.c.created))]
+
+    def forget_former(self, session: Session, conversation_id: str) -> None:
+        """Forgets that the session was once bound to the conversation."""
+        one = _FORMER.c.conversation_id == conversation_id
+        with self._step() as db:
+            db.execute(_FORMER.delete().where(*_all_of(_FORMER, session), one))
 
     def post(self, session: Session, owner: str, data: Sequence[Mapping[str, Any]]) -> list[int]:
         """Adds messages, all or none; returns their numbers, which ascend.
@@ -465,6 +541,14 @@ def _columns(row: Row) -> dict[str, Any]:
     return columns.pop("session") | columns  # type: ignore[no-any-return]
 
 
+def _note_former(db: sa.Connection, row: Row) -> None:
+    """Notes the conversation that the row's session is bound to no more; once."""
+    one = (_FORMER.c.conversation_id == row.conversation_id,)
+    db.execute(_FORMER.delete().where(*_key_of(_FORMER, row.session), *one))
+    noted = asdict(row.session) | {"conversation_id": row.conversation_id, "created": time.time()}
+    db.execute(_FORMER.insert().values(noted))
+
+
 def _sendable(data: Mapping[str, Any]) -> str:
     """The message as JSON, in ASCII for databases that have no more.
 
@@ -516,8 +600,10 @@ def _all_of(table: sa.Table, session: Session) -> tuple[sa.ColumnElement[bool], 
     )
 
 
-def _of_conversation(base_url: str, conversation_id: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return (_OVERLAYS.c.base_url == base_url, _OVERLAYS.c.conversation_id == conversation_id)
+def _of_conversation(
+    table: sa.Table, base_url: str, conversation_id: str
+) -> tuple[sa.ColumnElement[bool], ...]:
+    return (table.c.base_url == base_url, table.c.conversation_id == conversation_id)
 
 
 def _of_items(
@@ -525,7 +611,7 @@ def _of_items(
 ) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
     """Conditions that are met by the items."""
     for some in _among(_OVERLAYS.c.item_id, item_ids):
-        yield (*_of_conversation(base_url, conversation_id), some)
+        yield (*_of_conversation(_OVERLAYS, base_url, conversation_id), some)
 
 
 def _among(column: sa.Column[Any], values: Collection[Any]) -> Iterator[sa.ColumnElement[bool]]:

@@ -14,6 +14,7 @@ from qwen_conv.api import Api
 from qwen_conv.calls import RetrieveConversation
 from qwen_conv.chains import NOWHERE, follow, sealed
 from qwen_conv.decision import Attach, settle
+from qwen_conv.erasing import note_response
 from qwen_conv.errors import (
     ConversationNotFoundError,
     DivergedError,
@@ -226,6 +227,7 @@ async def end(api: Api, turn: Turn, response: Response, received: Sequence[Item]
         stamp = sealed(stamp, hub.secret)
         return Outcome(response, request.model, turn.decision, turn.why, stamp)
     hub.ledger.note(turn.conversation_id, known)
+    await note_response(api, turn.conversation_id, response.id)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
     if turn.decision == "rebased" and request.keeper is not None:
