@@ -192,7 +192,10 @@ class QwenConversations:
     @property
     def traces(self) -> Traces:
         """Where is noted what has to be erased with a session: in the registry, if it does that."""
-        return self.registry if isinstance(self.registry, Traces) else PROCESS_REGISTRY
+        registry = self.registry
+        if isinstance(registry, MemoryRegistry):  # asked first: that is quicker, and most are one
+            return registry
+        return registry if isinstance(registry, Traces) else PROCESS_REGISTRY
 
     def session(self, key: str) -> Session:
         """What names the session of that key here."""

@@ -226,7 +226,7 @@ MOST_RESPONSES = 100_000
 """Responses that a `MemoryRegistry` has noted at most, the latest; some 30 MB."""
 
 
-class MemoryRegistry(Traces):
+class MemoryRegistry:
     """A registry that lasts as long as the process. It keeps traces, and no overlays or outbox.
 
     The same key at another base URL or with another account is simply another session here: hubs

@@ -15,6 +15,7 @@ class Relay(ThreadingHTTPServer):
 
     Attributes:
         loses: Says of a request, by method and path, whether its answer is to be lost.
+        refuses: Says of a request which status it is answered with, instead of being carried out.
         base_url: The base URL to give to a client.
     """
 
@@ -26,14 +27,21 @@ class Relay(ThreadingHTTPServer):
         self.behind = url.netloc
         self.base_url = url._replace(netloc=f"127.0.0.1:{self.server_address[1]}").geturl()
         self.loses: Callable[[str, str], bool] = lambda _method, _path: False
+        self.refuses: Callable[[str, str], int | None] = lambda _method, _path: None
 
 
 class _Passing(BaseHTTPRequestHandler):
     server: Relay
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if status := self.server.refuses(self.command, self.path):
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         behind = http.client.HTTPConnection(self.server.behind)
         behind.request(self.command, self.path, body or None, dict(self.headers))
         answer = behind.getresponse()
@@ -58,7 +66,7 @@ class _Passing(BaseHTTPRequestHandler):
 def relayed(base_url: str) -> Iterator[Relay]:
     """A relay before that server."""
     with Relay(base_url) as relay:
-        thread = threading.Thread(target=relay.serve_forever, daemon=True)
+        thread = threading.Thread(target=relay.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield relay
