@@ -67,6 +67,11 @@ def is_conversation_id(value: object) -> bool:
     return isinstance(value, str) and _CONVERSATION_ID.fullmatch(value) is not None
 
 
+def is_id(value: object) -> bool:
+    """Whether `value` can be the id of an item or a response."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None and value.isprintable()
+
+
 def checked_conversation_id(value: object) -> str:
     """Returns `value` if it has the form of a conversation id (`conv_...`).
 
@@ -98,8 +103,8 @@ def checked_id(value: object, what: str) -> str:
     Raises:
         UsageError: It is no text, or one that would lead elsewhere in a path.
     """
-    if isinstance(value, str) and _ID.fullmatch(value) and value.isprintable():
-        return value
+    if is_id(value):
+        return str(value)
     raise UsageError(
         f"{_short(value)} is not the id of {what}: pass it as the service returned it."
     )
