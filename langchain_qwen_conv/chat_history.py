@@ -214,12 +214,17 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         await self._arun(self._clear)
 
     def delete(self) -> None:
-        """Deletes every message and the conversation; a session is unbound from it."""
-        self._run(self._delete)
+        """Deletes the conversation and all that it has; of a session, the former ones as well.
+
+        Raises:
+            QwenConvError: Something could not be deleted. What could is; delete it again.
+                `hub.erase_session(key)` tells all that is left.
+        """
+        self._run(self._record.delete)
 
     async def adelete(self) -> None:
         """`delete`, leaving the event loop free."""
-        await self._arun(self._delete)
+        await self._arun(self._record.delete)
 
     def delete_message(self, item_id: str) -> None:
         """Deletes the message that has the item of that id.
@@ -320,12 +325,8 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         await self._forget_overlays(api, found.stamp.item_ids)
 
     async def _clear(self, api: Api) -> None:
+        await self._record.clear(api)  # first: who may not see the conversation forgets nothing
         await self._forget_overlays(api, None)
-        await self._record.clear(api)
-
-    async def _delete(self, api: Api) -> None:
-        await self._forget_overlays(api, None)
-        await self._record.delete(api)
 
     async def _messages(self, api: Api, kept: Sequence[Kept]) -> list[BaseMessage]:
         """The messages that are kept, with what the overlay has of them."""

@@ -156,14 +156,14 @@ class SyncApi(_Shared):
     async def send(self, call: Call[T]) -> T:
         """Sends a call and returns what its answer means."""
         request = getattr(self._client, call.method)
-        with own_errors(call, self.hub.secret):
+        with own_errors(call, self.hub.api_key):
             return _read(call, request(self._address(call), **self._arguments(call)))
 
     def stream(self, call: Call[Any]) -> Generator[object, None, None]:
         """Sends a call that is answered by events; closing the iterator closes the connection."""
         from qwen_conv.client import Events
 
-        with own_errors(call, self.hub.secret):
+        with own_errors(call, self.hub.api_key):
             events = self._client.post(
                 self._address(call),
                 stream=True,
@@ -226,14 +226,14 @@ class AsyncApi(_Shared, _ForTasks):
     async def send(self, call: Call[T]) -> T:
         """Sends a call and returns what its answer means."""
         request = getattr(self._client, call.method)
-        with own_errors(call, self.hub.secret):
+        with own_errors(call, self.hub.api_key):
             return _read(call, await request(self._address(call), **self._arguments(call)))
 
     async def stream(self, call: Call[Any]) -> AsyncGenerator[object, None]:
         """Sends a call that is answered by events; closing the iterator closes the connection."""
         from qwen_conv.client import AsyncEvents
 
-        with own_errors(call, self.hub.secret):
+        with own_errors(call, self.hub.api_key):
             events = await self._client.post(
                 self._address(call),
                 stream=True,

@@ -299,6 +299,8 @@ class CreateResponse(Call[Response]):
     stream: bool = False
 
     def __post_init__(self) -> None:
+        if self.conversation_id is not None:
+            checked_conversation_id(self.conversation_id)
         if self.conversation_id and self.previous_response_id:
             raise UsageError(
                 "A turn follows a conversation or an earlier response, not both: pass "

@@ -13,7 +13,11 @@ try:
 except ImportError as missing:  # pragma: no cover - said by the message
     raise SystemExit(f"{missing.name} is missing: pip install 'qwen-conv[cli]'") from None
 
+from qwen_conv import QwenConversations
 from qwen_conv._version import __version__
+from qwen_conv.erasing import erase
+from qwen_conv.errors import QwenConvError
+from qwen_conv.registry import PROCESS_REGISTRY, Registry
 
 
 def _switches(
@@ -88,3 +92,39 @@ def serve(host: str, port: int, state: Path | None, chosen: switches.Switches) -
 def list_switches() -> None:
     """Print what the documents leave open, as a table in Markdown."""
     click.echo(switches.table(), nl=False)
+
+
+@main.command("erase")
+@click.option("--session", metavar="KEY", help="The session to erase; needs --registry.")
+@click.option("--conversation", metavar="ID", help="The conversation to erase, instead.")
+@click.option("--registry", "url", metavar="URL", help="The database of a SqlRegistry.")
+@click.option("--namespace", default="default", show_default=True, help="That of the session.")
+def erase_command(
+    session: str | None, conversation: str | None, url: str | None, namespace: str
+) -> None:
+    """Delete a session's conversations with their items and stored responses.
+
+    The service is told by DASHSCOPE_API_KEY and DASHSCOPE_BASE_URL. What could not be deleted is
+    printed, and the exit status is 1 then.
+    """
+    if session is not None and url is None:
+        raise click.UsageError("A session is found in its registry: pass --registry too.")
+    try:
+        hub = QwenConversations(registry=_registry(url), namespace=namespace)
+        erased = hub.run(erase, session=session, conversation_id=conversation)
+        hub.close()
+    except QwenConvError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(erased)
+    if erased.left:
+        raise SystemExit(1)
+
+
+def _registry(url: str | None) -> Registry:
+    if url is None:
+        return PROCESS_REGISTRY
+    try:
+        from qwen_conv.registry import SqlRegistry
+    except ImportError as missing:
+        raise click.ClickException(str(missing)) from None
+    return SqlRegistry(url)

@@ -4,10 +4,13 @@ This is the only module that imports openai, and it is itself imported when the 
 made. The SDK reads OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID, OPENAI_PROJECT_ID,
 OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS; the last four end up in its default headers. Here the
 default headers are said in full, so that none of them, nor the SDK's telemetry, reaches Qwen.
+
+A redirect is not followed: the messages would go where nobody has asked for, perhaps unencrypted.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -19,6 +22,7 @@ from weakref import finalize
 import openai
 
 from qwen_conv._version import __version__
+from qwen_conv.errors import blacken, blackened
 
 
 class QwenClient(openai.OpenAI):
@@ -48,7 +52,7 @@ class AsyncQwenClient(openai.AsyncOpenAI):
 
 def connect(api_key: str, base_url: str, headers: Mapping[str, str]) -> QwenClient:
     """A client for threads; it holds its connections until it is closed, or dropped."""
-    connections = openai.DefaultHttpxClient(verify=_certificates())
+    connections = openai.DefaultHttpxClient(verify=_certificates(), follow_redirects=False)
     client = QwenClient(
         api_key=api_key,
         base_url=base_url,
@@ -68,7 +72,7 @@ def connect_async(api_key: str, base_url: str, headers: Mapping[str, str]) -> As
         base_url=base_url,
         organization="",
         project="",
-        http_client=openai.DefaultAsyncHttpxClient(verify=_certificates()),
+        http_client=openai.DefaultAsyncHttpxClient(verify=_certificates(), follow_redirects=False),
     )
     client.own_headers = _headers(api_key, headers)
     return client
@@ -89,7 +93,36 @@ def _certificates_of(_file: str | None, _folder: str | None) -> ssl.SSLContext:
     return cast("ssl.SSLContext", transport.create_ssl_context())
 
 
+class _Blackening(logging.Filter):
+    """Keeps API keys out of what libraries log: at DEBUG, all that an answer's headers say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Blackens the keys in a record."""
+        told = before = record.getMessage()
+        for key in [*self.keys]:
+            told = blackened(told, key)
+            if record.exc_info and record.exc_info[1] is not None:
+                blacken(record.exc_info[1], key)
+        if told != before:
+            record.msg, record.args = told, ()
+        return True
+
+
+_BLACKENING = _Blackening()
+for _name in (
+    "openai._base_client",
+    *("httpx", "httpcore.http11", "httpcore.http2"),  # under openai 2
+    *("httpx2", "httpcore2.http11", "httpcore2.http2"),  # under openai 3
+):
+    logging.getLogger(_name).addFilter(_BLACKENING)
+
+
 def _headers(api_key: str, more: Mapping[str, str]) -> Mapping[str, str]:
+    _BLACKENING.keys.add(api_key)
     return {
         "Accept": "application/json",
         "Content-Type": "application/json",

@@ -42,13 +42,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from qwen_conv.calls import Call
 
 Raised = TypeVar("Raised", bound="QwenConvError")
@@ -456,46 +458,83 @@ _SHORTEST_KEY = 8
 
 
 @contextmanager
-def own_errors(call: Call[Any], secret: str) -> Iterator[None]:
+def own_errors(call: Call[Any], key: SecretStr) -> Iterator[None]:
     """Turns what the SDK and the HTTP library raise into the tree above.
 
     Args:
         call: What was asked for, to say what is missing.
-        secret: The API key, which no error may carry on, whatever the service echoes.
+        key: The API key, which no error may carry on, whatever the service echoes. It comes
+            wrapped: a traceback that shows local variables shows this one too.
     """
     try:
         yield
     except QwenConvError as error:
-        blacken(error, secret)
+        blacken(error, key.get_secret_value())
         raise
     except Exception as error:
         ours = translated(error, call)
-        blacken(error, secret)
+        blacken(error, key.get_secret_value())
         if ours is None:
             raise
-        blacken(ours, secret)
+        blacken(ours, key.get_secret_value())
         raise ours from error
 
 
+def blackened(text: str, secret: str) -> str:
+    """The text without the API key."""
+    return text.replace(secret, "[api key]") if len(secret) >= _SHORTEST_KEY else text
+
+
 def blacken(error: BaseException, secret: str) -> None:
-    """Blackens the API key wherever an error says it."""
+    """Blackens the API key wherever an error says it, or one that it came from.
+
+    The SDK's errors have the request, whose headers have the key, and the answer, which may echo
+    it.
+    """
     if len(secret) < _SHORTEST_KEY:
         return
 
     def black(value: object) -> Any:
         match value:
             case str():
-                return value.replace(secret, "[api key]")
+                return blackened(value, secret)
             case Mapping():
                 return {key: black(one) for key, one in value.items()}
             case tuple() | list():
                 return type(value)(map(black, value))
         return value
 
-    error.args = black(error.args)
-    for name, value in vars(error).items():
-        if isinstance(value, str | dict | list):
-            setattr(error, name, black(value))
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        chain += [one.__cause__, one.__context__]
+        if (args := black(one.args)) != one.args:
+            one.args = args
+        for name, value in [*vars(one).items()]:
+            if isinstance(value, str | dict | list):
+                setattr(one, name, black(value))
+            else:
+                _blacken_exchange(value, secret)
+
+
+def _blacken_exchange(one: Any, secret: str) -> None:
+    """Blackens the key in a request or an answer of the HTTP library, if it is one."""
+    headers = getattr(one, "headers", None)
+    if not isinstance(headers, MutableMapping):
+        return
+    for name, value in [*headers.items()]:
+        if secret in value:
+            headers[name] = blackened(value, secret)
+    parts = vars(one)
+    content = parts.get("_content")
+    if isinstance(content, bytes) and secret.encode() in content:
+        parts["_content"] = blackened(content.decode(errors="replace"), secret).encode()
+        parts.pop("_text", None)
+    _blacken_exchange(parts.get("_request"), secret)
 
 
 def translated(error: Exception, call: Call[Any] | None = None) -> QwenConvError | None:
@@ -524,6 +563,8 @@ def translated(error: Exception, call: Call[Any] | None = None) -> QwenConvError
     response = getattr(error, "response", None)
     if response is not None:
         headers = response.headers
+        if 300 <= response.status_code < 400:  # noqa: PLR2004 - an HTTP redirect
+            return RequestRefusedError(Failure(_REDIRECTED, response.status_code))
         failure = Failure.from_wire(
             response.text, response.status_code, headers.get("x-request-id")
         )
@@ -551,6 +592,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
     except (ValueError, TypeError):
         return None
+
+
+_REDIRECTED = (
+    "The base URL leads on to another address, and messages are not sent on where nobody has asked "
+    "for: pass that address as base_url"
+)
 
 
 def _json_in_text(text: str) -> object:

@@ -32,7 +32,7 @@ from qwen_conv.api import Api, AsyncApi, SyncApi, ThreadedApi, finish
 from qwen_conv.errors import MissingKeyError, UsageError
 from qwen_conv.guards import OwnLocks
 from qwen_conv.leases import Heartbeat, Tenure
-from qwen_conv.ledger import PROCESS_LEDGER
+from qwen_conv.ledger import PROCESS_LEDGERS
 from qwen_conv.limits import (
     checked_base_url,
     checked_conversation_id,
@@ -40,11 +40,19 @@ from qwen_conv.limits import (
     is_conversation_id,
 )
 from qwen_conv.locks import PROCESS_LOCKS, Guard
-from qwen_conv.registry import PROCESS_REGISTRY, Leases, MemoryRegistry, Registry, Session
+from qwen_conv.registry import (
+    PROCESS_REGISTRY,
+    Leases,
+    MemoryRegistry,
+    Registry,
+    Session,
+    Traces,
+)
 
 if TYPE_CHECKING:
     import openai
 
+    from qwen_conv.erasing import Erased
     from qwen_conv.mirrors import Mirrors
     from qwen_conv.settling import State
 
@@ -160,7 +168,7 @@ class QwenConversations:
         self.default_headers = dict(default_headers or {})
         self.clock = clock
         self.locks = PROCESS_LOCKS
-        self.ledger = PROCESS_LEDGER
+        self.ledger = PROCESS_LEDGERS.of(self.base_url, self.account)
         if not checked_seconds(lease_seconds, "lease_seconds"):
             raise UsageError("lease_seconds is 0; it must be more.")
         self._heartbeat = Heartbeat(lease_seconds)
@@ -274,6 +282,14 @@ class QwenConversations:
             return Tenure(self, registry, self.locks.tenant, self._heartbeat, name)
         return None
 
+    @property
+    def traces(self) -> Traces:
+        """Where is noted what has to be erased with a session: in the registry, if it does that."""
+        registry = self.registry
+        if isinstance(registry, MemoryRegistry):  # asked first: that is quicker, and most are one
+            return registry
+        return registry if isinstance(registry, Traces) else PROCESS_REGISTRY
+
     def session(self, key: str) -> Session:
         """What names the session of that key here."""
         return Session(self.namespace, key, self.base_url, self.account)
@@ -281,7 +297,8 @@ class QwenConversations:
     def forget_session(self, key: str) -> None:
         """Unbinds a session from its conversation, which stays where it is.
 
-        The next turn of the session begins a new conversation.
+        The next turn of the session begins a new conversation. `erase_session` does not find the
+        old one any more.
         """
         self.registry.unbind(self.session(key))
         if self._mirrors is not None:
@@ -311,6 +328,27 @@ class QwenConversations:
         from qwen_conv import settling
 
         return await self.arun(settling.settle, checked_conversation_id(conversation_id))
+
+    def erase_session(self, key: str) -> Erased:
+        """Deletes all that is known of a session, and says what could not be deleted.
+
+        See `qwen_conv.erasing.erase`, which also takes a conversation by its id.
+
+        ```python
+        erased = hub.erase_session("alice")
+        for left in erased.left:
+            print(left.kind, left.id, left.error)
+        ```
+        """
+        from qwen_conv.erasing import erase
+
+        return self.run(erase, session=key)
+
+    async def aerase_session(self, key: str) -> Erased:
+        """`erase_session`, leaving the event loop free."""
+        from qwen_conv.erasing import erase
+
+        return await self.arun(erase, session=key)
 
     @property
     def mirrors(self) -> Mirrors:

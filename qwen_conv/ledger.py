@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from itertools import count
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from qwen_conv.decision import Known
 
@@ -109,6 +110,42 @@ class Ledger:
         known = self.of(conversation_id)
         self.note(conversation_id, Known(exists=known.exists, doubt=known.doubt))
 
+    def forget(self, conversation_id: str) -> None:
+        """Forgets all about a conversation, which is erased; what was read of it is not current."""
+        self.note_deletion(conversation_id)
+        self.note(conversation_id, UNKNOWN)
+        self.unfinished.pop(conversation_id, None)
 
-PROCESS_LEDGER = Ledger()
-"""What the hubs of a process share: a turn that one of them took is known to all."""
+
+class Ledgers:
+    """The ledgers of a process, one for each account at each base URL.
+
+    What one service says of an id, or takes under it, says nothing of the conversation that another
+    service, or another account, has under the same one.
+
+    Args:
+        most: How many ledgers are remembered that no hub has any more.
+    """
+
+    def __init__(self, most: int = 100) -> None:
+        self._most = most
+        self._mutex = threading.Lock()
+        self._ledgers: WeakValueDictionary[tuple[str, str], Ledger] = WeakValueDictionary()
+        self._recent: OrderedDict[tuple[str, str], Ledger] = OrderedDict()
+
+    def of(self, base_url: str, account: str) -> Ledger:
+        """The ledger of that account there."""
+        place = base_url, account
+        with self._mutex:
+            ledger = self._ledgers.get(place)
+            if ledger is None:
+                ledger = self._ledgers[place] = Ledger()
+            self._recent[place] = ledger
+            self._recent.move_to_end(place)
+            if len(self._recent) > self._most:
+                self._recent.popitem(last=False)
+            return ledger
+
+
+PROCESS_LEDGERS = Ledgers()
+"""What the hubs of a process share: a turn that one of them took is known to all of its account."""

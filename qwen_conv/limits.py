@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from math import inf
 from urllib.parse import urlsplit
 
@@ -51,13 +52,25 @@ REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SAMPLING = ("temperature", "top_p", "max_output_tokens")
 """The parameters that `checked_sampling` looks at."""
 
-_ID = re.compile(r"(?!\.+$)[^/\\?#%\s]+")
-_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]+")
+ID_CHARS = 512
+"""Characters of an id at most. The service's have under 60; proxies put more into theirs, but what
+is longer than this is no id."""
+
+_SHOWN_CHARS = 100
+"""Characters of what is no id that an error shows."""
+
+_ID = re.compile(rf"(?!\.+$)[^/\\?#%\s]{{1,{ID_CHARS}}}")
+_CONVERSATION_ID = re.compile(rf"conv_[A-Za-z0-9_-]{{1,{ID_CHARS - 5}}}")
 
 
 def is_conversation_id(value: object) -> bool:
     """Whether `value` has the form of a conversation id (`conv_...`)."""
     return isinstance(value, str) and _CONVERSATION_ID.fullmatch(value) is not None
+
+
+def is_id(value: object) -> bool:
+    """Whether `value` can be the id of an item or a response."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None and value.isprintable()
 
 
 def checked_conversation_id(value: object) -> str:
@@ -69,7 +82,7 @@ def checked_conversation_id(value: object) -> str:
     if is_conversation_id(value):
         return str(value)
     raise UsageError(
-        f"{value!r} is not a conversation id: the service gives ids of the form conv_... . "
+        f"{_short(value)} is not a conversation id: the service gives ids of the form conv_... . "
         "Pass the id of an existing conversation, or a name of your own as session_id."
     )
 
@@ -102,9 +115,16 @@ def checked_id(value: object, what: str) -> str:
     Raises:
         UsageError: It is no text, or one that would lead elsewhere in a path.
     """
-    if isinstance(value, str) and _ID.fullmatch(value) and value.isprintable():
-        return value
-    raise UsageError(f"{value!r} is not the id of {what}: pass it as the service returned it.")
+    if is_id(value):
+        return str(value)
+    raise UsageError(
+        f"{_short(value)} is not the id of {what}: pass it as the service returned it."
+    )
+
+
+def _short(value: object) -> str:
+    told = repr(value)
+    return told if len(told) <= _SHOWN_CHARS else f"{told[:_SHOWN_CHARS]}..."
 
 
 def checked_items(items: tuple[object, ...], least: int = 0) -> None:
@@ -209,15 +229,21 @@ def checked_base_url(url: str, *, allow_plain_http: bool = False) -> str:
         UsageError: It is no http(s) address, it carries a password, or it is unencrypted and
             leads off this machine.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that hold no address, or a port that is no number
+        is_one = False
+    # What `urlsplit` takes no notice of, others may: a line break, a backslash. Behind a query or a
+    # fragment no path can stand.
+    if not is_one or not url.isprintable() or set(url) & set(" \\?#"):
         raise UsageError(
             f"{url!r} is no base URL: it must begin with https:// and name a host, as "
             "https://dashscope-intl.aliyuncs.com/compatible-mode/v1 does."
         )
     if parts.username or parts.password:
         raise UsageError("The base URL carries a user or a password: pass the key as api_key.")
-    if parts.scheme == "http" and not allow_plain_http and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not allow_plain_http and not _is_loopback(parts.hostname or ""):
         raise UsageError(
             f"http://{parts.hostname} would send the key unencrypted: use https://, or ask for it "
             "with allow_plain_http=True."
@@ -226,4 +252,9 @@ def checked_base_url(url: str, *, allow_plain_http: bool = False) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

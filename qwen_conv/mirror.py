@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwen_conv.api import Api
+from qwen_conv.erasing import Erased, forget_waiting
 from qwen_conv.errors import DivergedError, NotRepresentableError
 from qwen_conv.held import Held, Line, line, trailing
 from qwen_conv.items import Item, fingerprints
@@ -245,18 +246,31 @@ class Mirror(Staging):
         return some
 
     async def clear(self, api: Api) -> None:
-        """Deletes every message. A session's conversation goes as well, and its key is unbound."""
+        """Deletes every message. A session's conversation goes as well, and its key is unbound.
+
+        Raises:
+            QwenConvError: Something could not be deleted. What could is; clear it again.
+        """
+        if self._record.session is not None:
+            (await self.erase(api)).check()
+            return
         async with self._alone(api):
-            with self._mutex:
-                self._staged = []
-            self.forget()  # first: what is left if this fails is what the list tells then
-            await self._rows.clear(api)
-            if self._record.session is None:
-                with self._telling():
-                    await self._record.clear(api)
-            else:
-                await self._record.delete(api)
-            self.used_since = None
+            await self._forget_all(api)
+            with self._telling():
+                await self._record.clear(api)
+
+    async def erase(self, api: Api) -> Erased:
+        """Deletes all that is known of the session or conversation; says what is left."""
+        async with self._alone(api):
+            await self._forget_all(api)
+            return await self._record.erase(api)
+
+    async def _forget_all(self, api: Api) -> None:
+        """Forgets what is held, and what waits; what is left then is what the list tells."""
+        with self._mutex:
+            self._staged = []
+        self.forget()
+        await forget_waiting(api, self.key)
 
     async def exists(self, api: Api) -> bool:
         """Whether there is such a key."""

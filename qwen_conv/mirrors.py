@@ -11,6 +11,7 @@ import atexit
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -76,6 +77,15 @@ class Mirrors:
         """Has the key's conversation be forgotten; what waits still waits."""
         if (found := self._mirrors.get(key)) is not None:
             found.forget()
+
+    def forget_erased(self, key: str, conversation_ids: Collection[str]) -> None:
+        """Has a key and conversations be forgotten, under whatever key those are held."""
+        with self._mutex:
+            self._began.pop(key, None)
+            held = [*self._mirrors.values()]
+        for each in held:
+            if each.conversation_id in conversation_ids:
+                each.forget()
 
     def keys(self) -> list[str]:
         """Every key that messages were put under, the first of them first.

@@ -98,12 +98,6 @@ class Rows:
         for each in some:
             each.number = None
 
-    async def clear(self, api: Api) -> None:
-        """Forgets all that waits, whoever's it is."""
-        if self._outbox is not None:
-            rows = await api.ask(self._outbox.waiting, self._session)
-            await api.ask(self._outbox.withdraw, self._session, [row.number for row in rows])
-
     async def left(self, api: Api) -> list[Waiting]:
         """What others left who are dead: ours from now on, in order."""
         if self._outbox is None:

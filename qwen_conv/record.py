@@ -7,7 +7,6 @@ that it reads only what came behind, and encodes what the Conversations API cann
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -20,8 +19,8 @@ from qwen_conv.calls import (
 )
 from qwen_conv.decision import UNDATED_TRUST
 from qwen_conv.encodings import RESERVED, Seal, encode, is_sealed, new_secret
+from qwen_conv.erasing import Erased, erase_stored
 from qwen_conv.errors import (
-    ConversationNotFoundError,
     Failure,
     NoReplyError,
     NotFoundError,
@@ -400,14 +399,17 @@ class Record:
             await keep_seal(api, conversation_id, told, Seal(new_secret()))
 
     async def delete(self, api: Api) -> None:
-        """Deletes every item and the conversation; a session is unbound from it."""
-        conversation_id = await self.conversation_id(api)
-        if conversation_id is None:
-            return
-        with suppress(ConversationNotFoundError):
-            await delete(api, conversation_id)
-        if self.session is not None:
-            await api.ask(self.hub.registry.unbind, self.hub.session(self.session))
+        """Erases the conversation, or the session; see `qwen_conv.erasing`.
+
+        Raises:
+            QwenConvError: Something could not be deleted. What could is; delete it again.
+        """
+        (await self.erase(api)).check()
+
+    async def erase(self, api: Api) -> Erased:
+        """Deletes all that is known of the conversation, or of the session; says what is left."""
+        named = self._conversation_id
+        return await erase_stored(api, session=self.session, conversation_id=named)
 
     async def remove(self, api: Api, item_ids: Sequence[str]) -> None:
         """Deletes some items; an encoding among them is void from then on.

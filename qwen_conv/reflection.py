@@ -75,6 +75,11 @@ class Reflection:
         return f"mirror {self._record.target}"
 
     @property
+    def conversation_id(self) -> str | None:
+        """The conversation that something is held of, if anything is."""
+        return self._conversation_id
+
+    @property
     def due(self) -> float | None:
         """When something is to be written at the latest; `None` if nothing waits."""
         with self._mutex:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from qwen_conv.limits import ITEM_LIFETIME
 
 if TYPE_CHECKING:
     from qwen_conv.sql import SqlRegistry as SqlRegistry  # noqa: PLC0414 - a name of this module
@@ -246,8 +249,46 @@ class Leases(Protocol):
         ...
 
 
+@runtime_checkable
+class Traces(Protocol):
+    """Where is noted what has to be erased with a session, and the service does not list.
+
+    The service keeps the response of every turn for seven days, and tells nobody which responses a
+    conversation has. A session that was bound to a new conversation has left its former ones
+    behind: `Registry.rebind` notes them.
+
+    Every method is one atomic step, safe from any thread and process.
+    """
+
+    def note_response(self, base_url: str, conversation_id: str, response_id: str) -> None:
+        """Notes that the service has stored a response of the conversation."""
+        ...
+
+    def responses(self, base_url: str, conversation_id: str) -> list[str]:
+        """The responses of the conversation that were noted in the last seven days, in order."""
+        ...
+
+    def forget_responses(
+        self, base_url: str, conversation_id: str, response_ids: Collection[str]
+    ) -> None:
+        """Forgets these responses of the conversation."""
+        ...
+
+    def former(self, session: Session) -> list[str]:
+        """The conversations that the session was bound to before, the first of them first."""
+        ...
+
+    def forget_former(self, session: Session, conversation_id: str) -> None:
+        """Forgets that the session was once bound to the conversation."""
+        ...
+
+
+MOST_RESPONSES = 100_000
+"""Responses that a `MemoryRegistry` has noted at most, the latest; some 30 MB."""
+
+
 class MemoryRegistry:
-    """A registry that lasts as long as the process.
+    """A registry that lasts as long as the process. It keeps traces, and no overlays or outbox.
 
     The same key at another base URL or with another account is simply another session here: hubs
     of several accounts share `PROCESS_REGISTRY`, and what an API key leaves behind when it is
@@ -258,6 +299,8 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._rows: dict[Session, Row] = {}
+        self._responses: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._former: dict[Session, dict[str, None]] = {}
 
     def get(self, session: Session) -> Row | None:
         """The session's row, or `None` if it has none."""
@@ -279,6 +322,8 @@ class MemoryRegistry:
             found = self._rows.get(row.session)
             if found is None or found.revision == row.revision:
                 self._rows[row.session] = found = fresh
+                if row.conversation_id != conversation_id:
+                    self._former.setdefault(row.session, {})[row.conversation_id] = None
             return found
 
     def unbind(self, session: Session) -> None:
@@ -291,6 +336,45 @@ class MemoryRegistry:
         with self._mutex:
             rows = [row for row in self._rows.values() if row.session.namespace == namespace]
         return sorted(rows, key=lambda row: row.created)
+
+    def note_response(self, base_url: str, conversation_id: str, response_id: str) -> None:
+        """Notes that the service has stored a response of the conversation."""
+        with self._mutex:
+            noted = self._responses
+            noted[base_url, conversation_id, response_id] = now = time.time()
+            while len(noted) > MOST_RESPONSES or next(iter(noted.values())) < now - ITEM_LIFETIME:
+                noted.popitem(last=False)
+
+    def responses(self, base_url: str, conversation_id: str) -> list[str]:
+        """The responses of the conversation that were noted in the last seven days, in order."""
+        oldest = time.time() - ITEM_LIFETIME
+        with self._mutex:
+            return [
+                response_id
+                for (*place, response_id), noted in self._responses.items()
+                if place == [base_url, conversation_id] and noted >= oldest
+            ]
+
+    def forget_responses(
+        self, base_url: str, conversation_id: str, response_ids: Collection[str]
+    ) -> None:
+        """Forgets these responses of the conversation."""
+        with self._mutex:
+            for response_id in response_ids:
+                self._responses.pop((base_url, conversation_id, response_id), None)
+
+    def former(self, session: Session) -> list[str]:
+        """The conversations that the session was bound to before, the first of them first."""
+        with self._mutex:
+            return [*self._former.get(session, ())]
+
+    def forget_former(self, session: Session, conversation_id: str) -> None:
+        """Forgets that the session was once bound to the conversation."""
+        with self._mutex:
+            former = self._former.get(session, {})
+            former.pop(conversation_id, None)
+            if not former:
+                self._former.pop(session, None)
 
 
 PROCESS_REGISTRY = MemoryRegistry()

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from qwen_conv.errors import RegistryError, SessionElsewhereError, UsageError
+from qwen_conv.limits import ITEM_LIFETIME
 from qwen_conv.registry import PLACE, SCHEMA_VERSION, Lease, Row, Session, Waiting
 
 # Lengths are for databases that index no text without one; SQLite takes no notice of them.
@@ -59,6 +60,26 @@ _OVERLAYS = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
 )
 
+_RESPONSES = sa.Table(
+    "qwen_conv_responses",
+    _TABLES,
+    sa.Column("base_url", _NAME, primary_key=True),
+    sa.Column("conversation_id", _NAME, primary_key=True),
+    sa.Column("response_id", _NAME, primary_key=True),
+    sa.Column("created", sa.Double, nullable=False, index=True),
+)
+
+_FORMER = sa.Table(
+    "qwen_conv_former",
+    _TABLES,
+    sa.Column("namespace", _NAME, primary_key=True),
+    sa.Column("key", _NAME, primary_key=True),
+    sa.Column("conversation_id", _NAME, primary_key=True),
+    sa.Column("base_url", _NAME, nullable=False),
+    sa.Column("account", _NAME, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
 _OUTBOX = sa.Table(
     "qwen_conv_outbox",
     _TABLES,
@@ -94,12 +115,15 @@ _TRIES = 10
 _BUSY = 30
 """Seconds to wait for another process that writes to the same SQLite file."""
 
+_SWEEP = 3600.0
+"""Seconds between the looks for responses that the service has forgotten by now."""
+
 _CHUNK = 500
 """Ids or numbers in a statement; SQLite before 3.32 takes 999 values (sqlite.org, "Limits")."""
 
 
 class SqlRegistry:
-    """A registry in a database, with overlays, an outbox and leases.
+    """A registry in a database, with overlays, traces, an outbox and leases.
 
     Safe from any thread and process.
 
@@ -132,6 +156,7 @@ class SqlRegistry:
             )
         # Drivers take passwords in the query too.
         self._name = where.set(query={}).render_as_string(hide_password=True)
+        self._sweep_at = 0.0
         try:
             self._engine = _engine(where)
             self._prepare()
@@ -197,6 +222,8 @@ class SqlRegistry:
         )
         with self._step() as db:
             changed = db.execute(_SESSIONS.update().where(*as_given).values(_columns(fresh)))
+            if changed.rowcount and row.conversation_id != conversation_id:
+                _note_former(db, row)
         return fresh if changed.rowcount else self._put(fresh)
 
     def unbind(self, session: Session) -> None:
@@ -208,8 +235,8 @@ class SqlRegistry:
         """Moves the row of the session's key to the session's base URL and account.
 
         For a rotated API key, or a service that moved: the new key must see the same
-        conversations. What waits to be sent goes along. Overlays stay with the base URL they were
-        written for.
+        conversations. What waits to be sent goes along. Overlays and traces of responses stay with
+        the base URL they were written for.
 
         Raises:
             UsageError: The key has no row.
@@ -226,6 +253,7 @@ class SqlRegistry:
             )
             found = db.execute(_SESSIONS.select().where(*_key_of(_SESSIONS, session))).one_or_none()
             if found is not None:
+                db.execute(_FORMER.update().where(*_key_of(_FORMER, session)).values(here))
                 _changed(db, _OUTBOX.update().values(here), *_key_of(_OUTBOX, session))
         if found is None:
             raise UsageError(
@@ -294,6 +322,52 @@ class SqlRegistry:
         with self._step() as db:
             for some in conditions:
                 db.execute(_OVERLAYS.delete().where(*some))
+
+    def note_response(self, base_url: str, conversation_id: str, response_id: str) -> None:
+        """Notes that the service has stored a response of the conversation."""
+        now = time.time()
+        noted = {"base_url": base_url, "conversation_id": conversation_id}
+        with suppress(IntegrityError), self._step() as db:  # it is noted already
+            db.execute(
+                _RESPONSES.insert().values(noted | {"response_id": response_id, "created": now})
+            )
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP
+            with self._step() as db:
+                db.execute(_RESPONSES.delete().where(_RESPONSES.c.created < now - ITEM_LIFETIME))
+
+    def responses(self, base_url: str, conversation_id: str) -> list[str]:
+        """The responses of the conversation that were noted in the last seven days, in order."""
+        columns = _RESPONSES.c
+        asked = (
+            sa.select(columns.response_id)
+            .where(*_of_conversation(_RESPONSES, base_url, conversation_id))
+            .where(columns.created >= time.time() - ITEM_LIFETIME)
+            .order_by(columns.created)
+        )
+        with self._step() as db:
+            return [*db.scalars(asked)]
+
+    def forget_responses(
+        self, base_url: str, conversation_id: str, response_ids: Collection[str]
+    ) -> None:
+        """Forgets these responses of the conversation."""
+        place = _of_conversation(_RESPONSES, base_url, conversation_id)
+        with self._step() as db:
+            for some in _among(_RESPONSES.c.response_id, response_ids):
+                db.execute(_RESPONSES.delete().where(*place, some))
+
+    def former(self, session: Session) -> list[str]:
+        """The conversations that the session was bound to before, the first of them first."""
+        asked = sa.select(_FORMER.c.conversation_id).where(*_all_of(_FORMER, session))
+        with self._step() as db:
+            return [*db.scalars(asked.order_by(_FORMER.c.created))]
+
+    def forget_former(self, session: Session, conversation_id: str) -> None:
+        """Forgets that the session was once bound to the conversation."""
+        one = _FORMER.c.conversation_id == conversation_id
+        with self._step() as db:
+            db.execute(_FORMER.delete().where(*_all_of(_FORMER, session), one))
 
     def post(self, session: Session, owner: str, data: Sequence[Mapping[str, Any]]) -> list[int]:
         """Adds messages, all or none; returns their numbers, which ascend.
@@ -527,6 +601,14 @@ def _row(found: Sequence[Any]) -> Row:
 def _columns(row: Row) -> dict[str, Any]:
     columns = asdict(row)
     return columns.pop("session") | columns  # type: ignore[no-any-return]
+
+
+def _note_former(db: sa.Connection, row: Row) -> None:
+    """Notes the conversation that the row's session is bound to no more; once."""
+    one = (_FORMER.c.conversation_id == row.conversation_id,)
+    db.execute(_FORMER.delete().where(*_key_of(_FORMER, row.session), *one))
+    noted = asdict(row.session) | {"conversation_id": row.conversation_id, "created": time.time()}
+    db.execute(_FORMER.insert().values(noted))
 
 
 def _sendable(data: Mapping[str, Any]) -> str:

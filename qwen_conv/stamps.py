@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from qwen_conv.items import Fingerprint
-from qwen_conv.limits import ITEM_LIFETIME
+from qwen_conv.limits import ITEM_LIFETIME, is_id
 
 VERSION = 1
 
@@ -82,7 +82,9 @@ class Stamp(NamedTuple):
                 "said": [*said],
                 "after": str() | None as after,
                 **more,
-            } if all(isinstance(one, str) for one in (*item_ids, *sent, *said)):
+            } if all(isinstance(one, str) for one in (*sent, *said)) and all(
+                map(is_id, (*item_ids, *filter(None, (response_id, after))))
+            ):
                 return cls(
                     base_url,
                     conversation_id,

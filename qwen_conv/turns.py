@@ -15,6 +15,7 @@ from qwen_conv.api import Api, AsyncApi, SyncApi, finish
 from qwen_conv.calls import RetrieveConversation
 from qwen_conv.chains import NOWHERE, follow, sealed
 from qwen_conv.decision import Attach, settle
+from qwen_conv.erasing import note_response
 from qwen_conv.errors import (
     ConversationNotFoundError,
     DivergedError,
@@ -268,6 +269,7 @@ async def end(api: Api, turn: Turn) -> Outcome:
     hub.ledger.note(turn.conversation_id, known)
     if not turn.is_last:
         hub.ledger.forget_end(turn.conversation_id)
+    await note_response(api, turn.conversation_id, response.id)
     if turn.rebind is not None:
         await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
     if turn.decision == "rebased" and request.keeper is not None:

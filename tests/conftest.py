@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage
 
 from langchain_qwen_conv import ChatQwenConv
 from qwen_conv import QwenConversations
-from qwen_conv.ledger import Ledger
+from qwen_conv.ledger import Ledger, Ledgers
 from qwen_conv.locks import TurnLocks
 from qwen_conv.mirrors import Mirrors
 from qwen_conv.offline import OfflineServer
@@ -42,7 +42,7 @@ def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     What still waits for a turn when it is over is dropped: nobody is there to send it to.
     """
     monkeypatch.setattr("qwen_conv.hub.PROCESS_REGISTRY", MemoryRegistry())
-    monkeypatch.setattr("qwen_conv.hub.PROCESS_LEDGER", Ledger())
+    monkeypatch.setattr("qwen_conv.hub.PROCESS_LEDGERS", Ledgers())
     watched: set[Mirrors] = set()
     monkeypatch.setattr("qwen_conv.mirrors._WATCHED", watched)
     yield

@@ -57,6 +57,7 @@ class Relay(ThreadingHTTPServer):
     Attributes:
         loses: Says of a request, by method and path, whether its answer is to be lost.
         faults: What becomes of the next turns, one of each.
+        refuses: Says of a request which status it is answered with, instead of being carried out.
         base_url: The base URL to give to a client.
     """
 
@@ -69,14 +70,19 @@ class Relay(ThreadingHTTPServer):
         self.base_url = url._replace(netloc=f"127.0.0.1:{self.server_address[1]}").geturl()
         self.loses: Callable[[str, str], bool] = lambda _method, _path: False
         self.faults: list[Fault] = []
+        self.refuses: Callable[[str, str], int | None] = lambda _method, _path: None
 
 
 class _Passing(BaseHTTPRequestHandler):
     server: Relay
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def _pass(self) -> None:
         request = Request(self)
+        if status := self.server.refuses(self.command, self.path):
+            request.answer(Answer(status, "", b""))
+            return
         is_turn = self.command == "POST" and self.path.endswith("/responses")
         if is_turn and self.server.faults:
             self.server.faults.pop(0)(request)
