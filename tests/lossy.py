@@ -58,7 +58,7 @@ class _Passing(BaseHTTPRequestHandler):
 def relayed(base_url: str) -> Iterator[Relay]:
     """A relay before that server."""
     with Relay(base_url) as relay:
-        thread = threading.Thread(target=relay.serve_forever, daemon=True)
+        thread = threading.Thread(target=relay.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield relay
