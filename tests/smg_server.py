@@ -19,8 +19,9 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 
 import pytest
 from agents import local_transcript, settled, transcript
@@ -134,11 +135,12 @@ class SmgServer:
         deadline = time.monotonic() + seconds
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
-                asked(address)
-            except (URLError, ConnectionError):
+                asked(address, seconds=1.0)
+                return self._asks_our_model()
+            except HTTPError as error:  # not yet
+                error.close()
+            except (OSError, HTTPException):
                 time.sleep(0.02)
-                continue
-            return self._asks_our_model()
         return False
 
     def _asks_our_model(self):
@@ -199,11 +201,11 @@ class SmgServer:
         self.model.requests.clear()
 
 
-def asked(address, body=None, method=None):
+def asked(address, body=None, method=None, seconds=20.0):
     """The JSON that is answered, asked for without anything of the project."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, HEADERS, method=method)  # noqa: S310 - ours
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
         told = answer.read()
     return json.loads(told) if told.startswith(b"{") else told
 

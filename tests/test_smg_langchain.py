@@ -38,7 +38,7 @@ from langchain_core.messages import (
 from langgraph.checkpoint.memory import InMemorySaver
 from lossy import relayed
 from pydantic import BaseModel
-from smg_server import begun, holds, is_exact, server
+from smg_server import begun, holds, is_exact, refused, server
 from test_chat_history_patterns import CONFIG, TAILS, asks, of_session, take_any, with_history
 from test_chat_model_turns import in_turns
 
@@ -127,6 +127,25 @@ def test_a_system_prompt_goes_with_every_turn_and_is_not_stored(take, server, se
     assert is_exact(server, place(messages), messages[1:])
 
 
+def test_a_system_prompt_can_be_stored_instead(take, server, session):
+    chat = session.model_copy(update={"system_prompt": "item"})
+    messages = in_turns(take, chat, 2, [SystemMessage("Be brief.")])
+    assert said(server, place(messages))[0] == "system: Be brief."
+    assert is_exact(server, place(messages), messages[1:])
+    assert not any(body.get("instructions") for body in server.turns)
+
+
+def test_an_image_is_stored_and_shown_in_every_turn(take, server, session):
+    image = {"type": "image", "url": "https://example.com/a.png"}
+    messages = [HumanMessage([{"type": "text", "text": "What is this?"}, image])]
+    messages.append(take(session, messages))
+    messages = in_turns(take, session, 1, messages)
+    assert is_exact(server, place(messages), messages)
+    parts = server.turns[-1]["input"][0]["content"]
+    assert parts == server.items(place(messages))[0]["content"]
+    assert parts[1]["image_url"] == image["url"]
+
+
 def test_a_list_whose_older_part_was_trimmed_goes_on(take, server, session):
     messages = in_turns(take, session, 3)
     trimmed = trim_messages(
@@ -138,10 +157,10 @@ def test_a_list_whose_older_part_was_trimmed_goes_on(take, server, session):
 
 
 @pytest.mark.parametrize("stamps", [written_down, without_stamps])
-def test_another_process_goes_on(take, server, bound, stamps):
-    messages = in_turns(take, bound, 3)
-    there = another_process(server, registry=bound.conversations.registry)
-    there = bound.model_copy(update={"conversations": there})
+def test_another_process_goes_on(take, server, session, stamps):
+    messages = in_turns(take, session, 3)
+    there = another_process(server, registry=session.conversations.registry)
+    there = session.model_copy(update={"conversations": there})
     messages = in_turns(take, there, 2, stamps(messages))
     assert is_exact(server, place(messages), messages)
 
@@ -184,7 +203,9 @@ def test_a_list_goes_on_behind_what_was_added_by_hand(take, server, hub, convers
 def test_on_no_conversation_everything_is_sent_and_nothing_stored(take, server, hub):
     messages = in_turns(take, ChatQwenConv(model=MODEL, conversations=hub), 3)
     assert settled(server.shown[-1]) == local_transcript(messages[:-1])
-    assert messages[-1].response_metadata["decision"] == "stateless"
+    told = messages[-1].response_metadata
+    assert told["decision"] == "stateless"
+    assert refused(f"{server.base_url}/responses/{told['response_id']}")[0] == 404
 
 
 # --- Lists that are no continuation -----------------------------------------------------------
@@ -300,14 +321,6 @@ def test_results_may_come_from_another_process(take, server, session):
     assert is_exact(server, place(messages), messages)
 
 
-def test_a_call_that_nobody_answered_does_not_bar_the_next_turn(take, server, session):
-    messages = [HumanMessage("weather in Paris")]
-    messages.append(take(session.bind_tools([weather]), messages))
-    messages.append(HumanMessage("never mind"))
-    messages.append(take(session, messages))
-    assert is_exact(server, place(messages), messages)
-
-
 class Person(BaseModel):
     """A person."""
 
@@ -346,7 +359,8 @@ def test_an_object_leaves_the_conversation_usable(take, server, session, process
 )
 def test_runs_with_a_history_store_each_message_once(take_any, server, hub, mode, name):
     server.script = lambda _context, _request: "the answer"
-    begun(hub)
+    if name.startswith("a vendor's"):
+        begun(hub)
     chain = with_history(TAILS[name], mode, hub)
     for _ in range(2):
         take_any(chain, asks(mode, "yes"), CONFIG)
@@ -557,7 +571,7 @@ def test_a_turn_that_failed_is_asked_again_and_stored_once(take, server, session
     assert is_exact(server, place(messages), messages)
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", ["500", "in the middle of a stream"])
 def test_an_agents_step_that_failed_is_asked_again(server, hub, way, model, failure):
     answer, error = FAILURES[failure]
     driven = Driven(agent_on(hub), way)
@@ -645,12 +659,3 @@ def test_a_turn_whose_answer_was_lost_is_taken_back_before_it_is_asked_again(
     relay.loses = lambda _method, _path: False
     messages.append(take(chat, messages))
     assert is_exact(server, conversation, messages)
-
-
-def test_a_turn_that_was_not_waited_for_is_asked_again_and_stored_once(server, session):
-    """SMG gives a whole answer up whose client is gone."""
-    messages = [*in_turns(invoke, session, 1), HumanMessage("are you there?")]
-    with server.late(), pytest.raises(errors.TimedOutError):
-        session.invoke(messages, timeout=0.1)
-    messages.append(session.invoke(messages))
-    assert is_exact(server, place(messages), messages)

@@ -1,7 +1,7 @@
 """LlamaIndex on SMG, which nobody here wrote: each message is stored once, and the model is shown it.
 
-What is asserted is what SMG lists afterwards, and what it showed the model. A key that no turn has
-used yet is bound to an empty conversation first (`begun`).
+What is asserted is what SMG lists afterwards, and what it showed the model. A key whose first
+messages a store writes, and no turn, is bound to an empty conversation before (`begun`).
 """
 
 import asyncio
@@ -46,8 +46,14 @@ def way(request):
 def bound(request, hub):
     """An LLM that is bound in one of the two ways."""
     if request.param == "session_id":
-        return llm_on(hub, session_id=KEY)
+        return request.getfixturevalue("session")
     return llm_on(hub, conversation_id=hub.run(flows.create).id)
+
+
+@pytest.fixture
+def session(hub):
+    """An LLM on a session."""
+    return llm_on(hub, session_id=KEY)
 
 
 def in_another_process(server, llm):
@@ -88,10 +94,9 @@ def test_an_engine_with_prompts_of_its_own_writes_each_message_once(hub, server,
     assert said(server, conversation)[::2] == [f"user: {question}" for question in QUESTIONS]
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("kind", "streaming"), [*zip(KINDS, [False, True], strict=True)])
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_writes_each_message_once(hub, server, name, kind, streaming):
-    begun(hub)
     memory = memory_on(hub, kind)
     agent = AGENTS[name](llm_on(hub), streaming=streaming)
     for errand in ERRANDS:
@@ -199,57 +204,56 @@ def test_a_chat_of_new_messages_only(way, server, bound):
 
 
 @pytest.mark.parametrize("kept", [list, dumped])
-def test_another_process_goes_on(way, server, bound, kept):
-    messages = dialog(way, bound, QUESTIONS[:2])
-    there = in_another_process(server, bound)
+def test_another_process_goes_on(way, server, session, kept):
+    messages = dialog(way, session, QUESTIONS[:2])
+    there = in_another_process(server, session)
     messages = dialog(way, there, QUESTIONS[2:], kept(messages))
-    assert is_exact(server, conversation_of(bound), messages)
+    assert is_exact(server, conversation_of(session), messages)
 
 
-def test_two_processes_take_turns_on_one_conversation(way, server, bound):
-    both, messages = [bound, in_another_process(server, bound)], [SYSTEM]
+def test_two_processes_take_turns_on_one_conversation(way, server, session):
+    both, messages = [session, in_another_process(server, session)], [SYSTEM]
     for number, question in enumerate(QUESTIONS):
         dialog(way, both[number % 2], [question], messages)
-    assert is_exact(server, conversation_of(bound), messages)
+    assert is_exact(server, conversation_of(session), messages)
 
 
-def test_a_changed_list_is_asked_on_no_conversation_or_in_a_new_one(way, server, hub):
-    llm = llm_on(hub, session_id=KEY)
-    old = dialog(way, llm)
-    first = conversation_of(llm)
+def test_a_changed_list_is_asked_on_no_conversation_or_in_a_new_one(way, server, hub, session):
+    old = dialog(way, session)
+    first = conversation_of(session)
     messages = [*old[:2], ChatMessage("It is green.", role="assistant"), *old[3:]]
     messages.append(ChatMessage("go on"))
-    assert way(llm, messages).additional_kwargs["decision"] == "stateless"
+    assert way(session, messages).additional_kwargs["decision"] == "stateless"
     assert [f"{role}: {text}" for role, text in server.shown[-1]] == spoken(messages[1:])
     messages.append(way(llm_on(hub, session_id=KEY, on_divergence="rebase"), messages).message)
-    assert conversation_of(llm) != first
-    assert is_exact(server, conversation_of(llm), messages)
+    assert conversation_of(session) != first
+    assert is_exact(server, conversation_of(session), messages)
     assert said(server, first) == spoken(old[1:])
 
 
-def test_a_round_of_tools(way, server, bound):
+def test_a_round_of_tools(way, server, session):
     messages = [ChatMessage("How is the weather?")]
-    messages.append(way(bound, messages, tools=[WEATHER]).message)
+    messages.append(way(session, messages, tools=[WEATHER]).message)
     (call_id,) = [one.tool_call_id for one in messages[-1].blocks if one.block_type == "tool_call"]
     messages.append(ChatMessage("sunny", role="tool", additional_kwargs={"tool_call_id": call_id}))
-    messages.append(way(bound, messages, tools=[WEATHER]).message)
+    messages.append(way(session, messages, tools=[WEATHER]).message)
     assert messages[-1].content.startswith("sunny")
     assert server.shown[-1][-1] == ("result", call_id, "sunny")
-    stored = [item.get("role") or item["type"] for item in server.items(conversation_of(bound))]
+    stored = [item.get("role") or item["type"] for item in server.items(conversation_of(session))]
     assert stored == [shape for one in messages for shape in shapes_of(one)]
 
 
 @pytest.mark.parametrize("how", COMPLETIONS)
-def test_prompts_are_no_part_of_the_conversation(server, bound, how):
-    messages = dialog(WAYS["chat"], bound, QUESTIONS[:1])
-    COMPLETIONS[how](bound, "Complete this.")
+def test_prompts_are_no_part_of_the_conversation(server, session, how):
+    messages = dialog(WAYS["chat"], session, QUESTIONS[:1])
+    COMPLETIONS[how](session, "Complete this.")
     assert server.shown[-1] == [("user", "Complete this.")]
     server.script = always(CallTool("Person", {"name": "Bob"}))
-    found = bound.structured_predict(Person, PromptTemplate("Who is it?"))
+    found = session.structured_predict(Person, PromptTemplate("Who is it?"))
     assert found == Person(name="Bob")
     server.script = scripted
-    dialog(WAYS["chat"], bound, QUESTIONS[1:], messages)
-    assert is_exact(server, conversation_of(bound), messages)
+    dialog(WAYS["chat"], session, QUESTIONS[1:], messages)
+    assert is_exact(server, conversation_of(session), messages)
 
 
 class Person(BaseModel):
@@ -258,15 +262,14 @@ class Person(BaseModel):
     name: str
 
 
-def test_a_conversation_that_was_deleted_is_told(way, server, hub):
-    llm = llm_on(hub, session_id=KEY)
-    messages = dialog(way, llm, QUESTIONS[:1])
-    another_process(server).run(flows.delete, conversation_of(llm))
+def test_a_conversation_that_was_deleted_is_told(way, server, hub, session):
+    messages = dialog(way, session, QUESTIONS[:1])
+    another_process(server).run(flows.delete, conversation_of(session))
     with pytest.raises(errors.ConversationNotFoundError, match="forget_session"):
-        dialog(way, llm, ["go on"], [*messages])
+        dialog(way, session, ["go on"], [*messages])
     hub.forget_session(KEY)
-    dialog(way, llm, ["go on"], messages)
-    assert is_exact(server, conversation_of(llm), messages)
+    dialog(way, session, ["go on"], messages)
+    assert is_exact(server, conversation_of(session), messages)
 
 
 # --- Stores on their own ----------------------------------------------------------------------
@@ -357,19 +360,18 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_turn_that_failed_is_asked_again_and_stored_once(way, server, hub, failure):
-    llm = llm_on(hub, session_id=KEY)
+def test_a_turn_that_failed_is_asked_again_and_stored_once(way, server, session, failure):
     answer, error = FAILURES[failure]
-    messages = dialog(way, llm, QUESTIONS[:2])
+    messages = dialog(way, session, QUESTIONS[:2])
     server.script = always([Say("I am"), answer])
     with pytest.raises(error):
-        dialog(way, llm, ["still there?"], [*messages])
+        dialog(way, session, ["still there?"], [*messages])
     server.script = scripted
-    dialog(way, llm, ["still there?", "and now?"], messages)
-    assert is_exact(server, conversation_of(llm), messages)
+    dialog(way, session, ["still there?", "and now?"], messages)
+    assert is_exact(server, conversation_of(session), messages)
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", ["500", "in the middle of a stream"])
 @pytest.mark.parametrize("how", ["chat", "achat"])
 def test_an_engines_question_that_failed_stays_and_is_written_once(server, hub, kind, how, failure):
     answer, error = FAILURES[failure]
