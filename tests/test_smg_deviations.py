@@ -5,6 +5,7 @@ Each test says first what SMG itself does, asked without anything of the project
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,9 @@ def numbered(count):
 
 
 def test_every_row_of_the_table_names_its_tests():
-    rows = re.findall(r"^\|.*\|$", (DOCS / "servers.md").read_text(), re.MULTILINE)[2:]
+    page = (DOCS / "servers.md").read_text()
+    assert f"smg {version('smg')}" in page
+    rows = re.findall(r"^\|.*\|$", page, re.MULTILINE)[2:]
     named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
     assert all("`test_" in row for row in rows)
     tests = "".join(one.read_text() for one in Path(__file__).parent.glob("test_smg_*.py"))
