@@ -75,6 +75,15 @@ def server() -> Iterator[OfflineServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def smg() -> Iterator[Any]:
+    """One SMG for all tests of a process that ask for it; see `smg_server`."""
+    from smg_server import SmgServer
+
+    with SmgServer() as smg:
+        yield smg
+
+
 @pytest.fixture
 def hub(server: OfflineServer) -> QwenConversations:
     return QwenConversations(api_key="any", base_url=server.base_url, clock=server.clock.now)
