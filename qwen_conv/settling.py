@@ -57,11 +57,7 @@ class Finding(NamedTuple):
         """What the conversation holds of it."""
         if self.left is None:
             return "nothing"
-        return "answered" if self.left.answer or self._says_nothing else "unanswered"
-
-    @property
-    def _says_nothing(self) -> bool:
-        return self.response is not None and not self.response.output
+        return "answered" if self.left.answer else "unanswered"
 
     @property
     def answer(self) -> Response:

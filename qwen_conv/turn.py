@@ -323,7 +323,7 @@ class Turn:
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
             "" if known.empty else next(reversed(known.head), None),
             before or known.unclaimed,
-            self.reading.response_id,
+            self.reading.response_id if may_come else None,
             self.hub.clock() + (self.hub.settle_timeout if may_come else 0.0),
         )
         self.hub.ledger.note(self.conversation_id, known._replace(doubt=doubt))

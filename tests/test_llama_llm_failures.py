@@ -218,7 +218,7 @@ def test_what_failed_after_it_had_begun_is_not_sent_again(pieces_of):
         assert asked(server).count("POST /responses") == 1
 
 
-def test_a_failed_turn_has_the_next_one_look(ask, server, hub):
+def test_the_next_turn_after_one_that_failed_need_not_look(ask, server, hub):
     llm = QwenConv(model=MODEL, conversations=hub, session_id="alice")
     messages = [ChatMessage("one")]
     messages += [ask(llm, messages).message, ChatMessage("two")]

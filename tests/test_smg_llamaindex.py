@@ -14,7 +14,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_llm import COMPLETIONS, STREAMS, WAYS, WEATHER
 from llama_store import WAYS as STORE_WAYS
 from llama_store import Driven, assistant, calling, numbered, place, result, texts, user
-from lossy import relayed
+from lossy import lost, relayed
 from pydantic import BaseModel
 from smg_server import begun, server
 from test_llama_engines import ERRANDS, KINDS, QUESTIONS, shapes, shapes_of, spoken
@@ -420,15 +420,12 @@ def test_a_stream_that_was_left_is_taken_back_and_its_question_asked_with_the_ne
     assert len(memory.get_all()) == 3
 
 
-def test_a_turn_whose_answer_was_lost_is_taken_back_before_it_is_asked_again(way, server, hub):
+def test_an_answer_that_was_lost_is_found(way, server, hub):
     conversation = hub.run(flows.create).id
     with relayed(server.base_url) as relay:
         relay.clock = server.clock
         llm = llm_on(another_process(relay), conversation_id=conversation)
         messages = dialog(way, llm, QUESTIONS[:2])
-        relay.loses = lambda _method, path: path.endswith("/responses")
-        with pytest.raises(errors.NoReplyError):
-            dialog(way, llm, ["still there?"], [*messages])
-        relay.loses = lambda _method, _path: False
+        relay.faults = [lost]
         dialog(way, llm, ["still there?", "and now?"], messages)
     assert is_exact(server, conversation, messages)
