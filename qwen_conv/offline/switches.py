@@ -18,8 +18,8 @@ def _switch(default: Any, asks: str, evidence: str, otherwise: str) -> Any:
 
 
 _IN_DOUBT = (
-    "The ledger remembers that the turn is in doubt: a turn that would send the same again looks "
-    "first, and takes back what the lost one left."
+    "The conversation is looked at: an answer that is there is returned, a question without one is "
+    "answered, and what is not there is sent again, or undecided."
 )
 
 
@@ -75,7 +75,8 @@ class Switches:
         "refused",
         "What does a list behind an unknown item do?",
         "Not documented. SMG 1.13 begins at the first page.",
-        "The conversation is then read whole.",
+        "The conversation is then read whole. One that another process has emptied looks as if "
+        "nothing came behind.",
     )
     error_envelope: Literal["flat", "nested"] = _switch(
         "flat",
