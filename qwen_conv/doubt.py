@@ -81,8 +81,12 @@ class Doubt(NamedTuple):
             return None
         for left in reversed(found):
             start = next(n for n, item in enumerate(items) if item is left.items[0])
-            if _ends_with(fingerprints(items[:start]), self.before):
-                return left._replace(alone=items[-1] is left.items[-1])
+            is_last = items[-1] is left.items[-1]
+            if self.before and _ends_with(fingerprints(items[:start]), self.before):
+                return left._replace(alone=is_last)
+            # Nothing is known of what stood before: the end of the conversation is the best guess.
+            if not self.before and is_last:
+                return left
         return None
 
 
