@@ -56,7 +56,6 @@ class _OwnLock:
     def __init__(self, conversation_id: str) -> None:
         self._conversation_id = conversation_id
         self._is_entered = False
-        self.note: str | None = None
         self.taken_over = False
 
     def check(self) -> None:

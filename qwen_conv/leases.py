@@ -21,6 +21,7 @@ from uuid import uuid4
 from weakref import WeakSet
 
 from qwen_conv.aside import running_loop, threads
+from qwen_conv.doubt import read, written
 from qwen_conv.errors import LeaseLostError, RegistryError
 from qwen_conv.registry import PLACE, Lease, Leases
 
@@ -141,7 +142,6 @@ class Tenure:
         conversation_id: The conversation.
 
     Attributes:
-        note: What the last owner left; it stays for the next one unless it is changed.
         taken_over: Whether others had the conversation since this process had it last.
         renewed: When the lease was last taken or tried to be renewed, as `time.monotonic()` tells.
     """
@@ -162,7 +162,6 @@ class Tenure:
         self._mutex = threading.Lock()
         self._lease: Lease | None = None
         self._is_lost = self._is_over = False
-        self.note: str | None = None
         self.taken_over = False
         self.renewed = 0.0
 
@@ -176,8 +175,6 @@ class Tenure:
         while not await api.ask(self._take):
             await api.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(2 * pause, _LONGEST_PAUSE)
-        if self.taken_over:
-            self._hub.ledger.forget_end(self._conversation_id)
 
     def check(self) -> None:
         """Makes sure that the conversation is still this turn's, before anything is sent to it.
@@ -215,6 +212,11 @@ class Tenure:
                 return
         self._end(then)
 
+    @property
+    def _doubt(self) -> str | None:
+        """What the next owner has to know of."""
+        return written(self._hub.ledger.of(self._conversation_id).doubt)
+
     def _take(self) -> bool:
         """Whether there is no more to wait for: the lease is taken, or the turn was cancelled."""
         with self._mutex:
@@ -228,8 +230,9 @@ class Tenure:
             if lease is None:
                 return False
             self._lease = replace(lease, expires=expires)
-            self.note = lease.note
             self.taken_over = self._tenant.note(lease)
+            if self.taken_over:
+                self._hub.ledger.take_over(self._conversation_id, read(lease.note))
             heartbeat.keep(self)
         return True
 
@@ -252,7 +255,7 @@ class Tenure:
                 self._heartbeat.drop(self)
                 if self._lease is None:
                     return
-                if self._is_lost or not self._registry.end_lease(self._lease, self.note):
+                if self._is_lost or not self._registry.end_lease(self._lease, self._doubt):
                     logger.warning(
                         "the lease of %s was lost before its turn ended", self._conversation_id
                     )

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from qwen_conv.decision import Known
 
 if TYPE_CHECKING:
+    from qwen_conv.doubt import Doubt
     from qwen_conv.record import Said, Unfinished
 
 UNKNOWN = Known()
@@ -101,6 +102,11 @@ class Ledger:
     def settle(self, conversation_id: str) -> None:
         """Notes that a turn in doubt is not in the conversation, which is as it was before."""
         self.note(conversation_id, self.of(conversation_id).certain)
+
+    def take_over(self, conversation_id: str, doubt: Doubt | None) -> None:
+        """Notes that others had the conversation: the doubt is theirs, and its end is not known."""
+        exists = self.of(conversation_id).exists
+        self.note(conversation_id, Known(exists=exists, doubt=doubt))
 
     def forget_end(self, conversation_id: str) -> None:
         """Keeps only that the conversation is there, and a turn in doubt.

@@ -28,11 +28,9 @@ class Guard(Protocol):
     """What keeps other processes out of a conversation while a turn of this one has it.
 
     Attributes:
-        note: What the last one that had the conversation left, and what the next one is to find.
         taken_over: Whether others had the conversation since this process had it last.
     """
 
-    note: str | None
     taken_over: bool
 
     async def enter(self, api: Api) -> None:
@@ -65,20 +63,6 @@ class Holder:
     def lock(self) -> TurnLock | None:
         """The lock, until it is released."""
         return self._lock
-
-    @property
-    def note(self) -> str | None:
-        """What the last process that had the conversation left for the next one.
-
-        It stays unless it is set to something else; what is set is written when the lock is
-        released. Where a registry has no leases it is always `None`.
-        """
-        return None if self._guard is None else self._guard.note
-
-    @note.setter
-    def note(self, note: str | None) -> None:
-        if self._guard is not None:
-            self._guard.note = note
 
     @property
     def taken_over(self) -> bool:

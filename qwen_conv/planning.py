@@ -31,7 +31,7 @@ async def make_plan(api: Api, turn: Turn) -> None:
     conversation_id = turn.conversation_id
     assert conversation_id is not None  # noqa: S101 - a conversation or a session is given
     if row is None:
-        turn.enter(await api.lock(conversation_id))
+        turn.holders.append(await api.lock(conversation_id))
     try:
         verdict = await _verdict(api, turn, conversation_id)
     except ConversationNotFoundError as error:
@@ -72,10 +72,10 @@ async def _bound(api: Api, turn: Turn, key: str) -> Row:
     while True:
         row = await _row(api, key, turn.request.local)
         turn.conversation_id = row.conversation_id
-        turn.enter(holder := await api.lock(row.conversation_id))
+        turn.holders.append(holder := await api.lock(row.conversation_id))
         if not holder.taken_over or await _row(api, key, turn.request.local) == row:
             return row
-        turn.leave()
+        turn.holders.pop().release()
 
 
 async def _row(api: Api, key: str, local: LocalList) -> Row:
@@ -191,7 +191,7 @@ async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> Non
             turn.conversation_id = (await create(api, metadata=request.metadata)).id
             if request.keeper is not None:
                 request.keeper.begin(turn.conversation_id)
-            turn.enter(await api.lock(turn.conversation_id))
+            turn.holders.append(await api.lock(turn.conversation_id))
             entries = request.local.entries()
             turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())
             turn.decision, turn.why, turn.rebind = "rebased", verdict.why, row

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 from qwen_conv.calls import CreateResponse
 from qwen_conv.decision import Attach, OnDivergence, Span
-from qwen_conv.doubt import Doubt, forms_of, read, written
+from qwen_conv.doubt import Doubt, forms_of
 from qwen_conv.errors import (
     ConversationLockedError,
     ConversationNotFoundError,
@@ -179,7 +179,6 @@ class Turn:
     in_flight: bool = False
     is_last: bool = True
     ended: bool = False
-    _entered: list[tuple[str, Holder]] = field(default_factory=list)
     _since: float = field(default_factory=time.monotonic)
 
     @property
@@ -335,24 +334,8 @@ class Turn:
         self.in_flight = False
         self.hub.ledger.settle(self.conversation_id)
 
-    def enter(self, holder: Holder) -> None:
-        """Takes over the lock of the turn's conversation, and what its last owner left there."""
-        assert self.conversation_id is not None  # noqa: S101 - it is locked
-        self.holders.append(holder)
-        self._entered.append((self.conversation_id, holder))
-        if holder.taken_over:
-            known = self.hub.ledger.of(self.conversation_id)
-            self.hub.ledger.note(self.conversation_id, known._replace(doubt=read(holder.note)))
-
-    def leave(self) -> None:
-        """Gives back the lock that was entered last."""
-        self._entered.pop()
-        self.holders.pop().release()
-
     def release(self, error: BaseException | None) -> None:
         """Releases the locks; tells what to do about a conversation that is gone."""
-        for conversation_id, holder in self._entered:
-            holder.note = written(self.hub.ledger.of(conversation_id).doubt)
         for holder in reversed(self.holders):
             holder.release()
         if isinstance(error, ConversationNotFoundError) and self.conversation_id:

@@ -28,6 +28,7 @@ from langchain_qwen_conv import ChatQwenConv
 from langchain_qwen_conv import errors as model_errors
 from qwen_conv import QwenConversations, errors, flows
 from qwen_conv.api import finish
+from qwen_conv.doubt import Doubt
 from qwen_conv.offline import Fail
 from qwen_conv.registry import PLACE, Leases, MemoryRegistry, SqlRegistry
 
@@ -591,26 +592,40 @@ def test_a_turn_needs_no_thread_that_others_wait_for_it_in(server, url):
 # --- What goes along with a lease -------------------------------------------------------------
 
 
+IN_DOUBT = Doubt(
+    (("what it sent",),), ("what it sent",), "msg_1", ("what was before",), "resp_1", 5.0
+)
+
+
+def doubt_of(hub):
+    return hub.ledger.of("conv_1").doubt
+
+
+def leave(hub, doubt):
+    hub.ledger.note("conv_1", hub.ledger.of("conv_1")._replace(doubt=doubt))
+
+
 @pytest.mark.parametrize("way", ["threads", "tasks"])
-def test_a_note_goes_to_the_next_owner_and_stays_until_it_is_changed(server, url, way):
+def test_a_turn_in_doubt_is_told_to_the_next_owner_until_it_is_settled(server, url, way):
     one, other = processes(server, url, 2)
 
-    def have(hub, leave=None):
+    def have(hub, *changes):
         async def flow(api):
             holder = await api.lock("conv_1")
-            found = holder.note, holder.taken_over
-            if leave is not None:
-                holder.note = leave[0]
+            found = doubt_of(hub), holder.taken_over
+            for doubt in changes:
+                leave(hub, doubt)
             holder.release()
             return found
 
         return hub.run(flow) if way == "threads" else asyncio.run(hub.arun(flow))
 
     assert have(one) == (None, False)
-    assert have(one, leave=["a doubt"]) == (None, False)
-    assert have(other) == ("a doubt", True)
-    assert have(other) == ("a doubt", False)
-    assert have(one, leave=[None]) == ("a doubt", True)
+    assert have(one, IN_DOUBT) == (None, False)
+    assert have(other) == (IN_DOUBT, True)
+    assert have(other) == (IN_DOUBT, False)
+    assert have(other, None) == (IN_DOUBT, False)
+    assert have(one) == (None, True)
     assert have(other) == (None, True)
 
 
@@ -633,21 +648,17 @@ def test_a_task_that_locks_again_at_once_waits_for_its_lease_to_be_ended(server,
     hub.registry.lease, hub.registry.end_lease = asking, ending
 
     async def main():
-        holder = await hub.tasks().lock("conv_1")
-        holder.note = "a doubt"
-        holder.release()
-        holder = await hub.tasks().lock("conv_1")
-        holder.release()
-        return holder.note
+        for _ in range(2):
+            (await hub.tasks().lock("conv_1")).release()
 
-    assert asyncio.run(main()) == "a doubt"
+    asyncio.run(main())
     eventually(lambda: too_early == [False, False])
 
 
-def test_a_cancelled_task_does_not_take_the_note_along(server, url):
+def test_a_cancelled_task_does_not_take_the_doubt_along(server, url):
     one, other = processes(server, url, 2)
     holder = finish(one.sync().lock("conv_1"))
-    holder.note = "a doubt"
+    leave(one, IN_DOUBT)
     holder.release()
     lease, go_on, asking = other.registry.lease, threading.Event(), threading.Event()
 
@@ -666,14 +677,14 @@ def test_a_cancelled_task_does_not_take_the_note_along(server, url):
         go_on.set()
 
     asyncio.run(main())
-    assert finish(one.sync().lock("conv_1")).note == "a doubt"
+    finish(one.sync().lock("conv_1")).release()
+    assert doubt_of(one) == IN_DOUBT
 
 
-def test_without_leases_there_is_no_note_and_nothing_to_check(hub):
+def test_without_leases_there_is_nothing_to_check(hub):
     holder = finish(hub.sync().lock("conv_1"))
-    holder.note = "a doubt"
     holder.check()
-    assert (holder.note, holder.taken_over) == (None, False)
+    assert not holder.taken_over
     holder.release()
 
 

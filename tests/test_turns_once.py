@@ -29,6 +29,7 @@ from langchain_qwen_conv import ChatQwenConv
 from llamaindex_qwen_conv import QwenConv
 from qwen_conv import QwenConversations, errors, flows
 from qwen_conv.offline import CallTool, Fail, OfflineServer, Say
+from qwen_conv.registry import SqlRegistry
 
 LOOK, TURN = "GET /conversations/*/items", "POST /responses"
 TAKES = {"invoke": invoke, "stream": stream, "ainvoke": ainvoke, "astream": astream}
@@ -380,3 +381,26 @@ def test_a_task_that_is_cancelled_leaves_the_conversation_free(server, relay):
 
     assert asyncio.run(cancelled()).text == "You said: one"
     assert talk.holds[:2] == talk.turn("one")
+
+
+def test_a_process_that_shares_the_registry_settles_what_another_one_left_in_doubt(
+    take: Take, server, relay, tmp_path
+):
+    server.script, relay.clock = echo, server.clock
+    with SqlRegistry(f"sqlite:///{tmp_path}/sessions.db") as registry:
+        one, other = (another_process(relay, registry=registry, settle_timeout=0) for _ in "ab")
+        here, there = (
+            ChatQwenConv(model=MODEL, conversations=hub, session_id="alice") for hub in (one, other)
+        )
+        take(here, "zero")
+        released = threading.Event()
+        relay.faults = [late(released)]
+        with pytest.raises(errors.UndecidedError) as raised:
+            take(here, "one")
+        released.set()
+        conversation = raised.value.conversation_id
+        eventually(lambda: len(said(server, conversation)) == 4)
+        assert take(there, "one").text == "You said: one"
+        assert asked(server).count(TURN) == 2
+        assert take(here, "two").text == "You said: two"
+        assert said(server, conversation)[2::2] == ["user: one", "user: two"]
