@@ -12,6 +12,7 @@ it does not know. Its models misread what they do not know, and cost several tim
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -49,6 +50,10 @@ class Api(Protocol):
 
     async def ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls something that may block, such as a registry."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Lets that much time pass."""
         ...
 
 
@@ -142,6 +147,10 @@ class SyncApi(_Shared):
         """Calls something that may block."""
         return question(*args, **kwargs)
 
+    async def sleep(self, seconds: float) -> None:
+        """Lets that much time pass."""
+        time.sleep(seconds)  # noqa: ASYNC251 - a flow of a thread
+
 
 class _ForTasks:
     """What tasks wait for, besides the service."""
@@ -157,6 +166,10 @@ class _ForTasks:
         if self.hub.registry_blocks:
             return await asyncio.to_thread(question, *args, **kwargs)
         return question(*args, **kwargs)
+
+    async def sleep(self, seconds: float) -> None:
+        """Lets that much time pass."""
+        await asyncio.sleep(seconds)
 
 
 class AsyncApi(_ForTasks, _Shared):

@@ -57,6 +57,8 @@ class QwenConversations:
         timeout: Seconds to wait for an answer; by default the SDK's 600.
         max_retries: How often a request is sent again that may be sent twice, which a turn of a
             conversation may not; by default the SDK's 2.
+        settle_timeout: Seconds in which the service may store what it was sent, though its reply
+            was lost.
         default_headers: Sent with every request.
         client: A ready `openai.OpenAI` to use instead of one of our own.
         async_client: A ready `openai.AsyncOpenAI`; it serves the event loop it was made for.
@@ -78,6 +80,7 @@ class QwenConversations:
         namespace: str = "default",
         timeout: float | None = None,
         max_retries: int | None = None,
+        settle_timeout: float = 5.0,
         default_headers: Mapping[str, str] | None = None,
         client: openai.OpenAI | None = None,
         async_client: openai.AsyncOpenAI | None = None,
@@ -95,6 +98,7 @@ class QwenConversations:
         self.namespace = namespace
         self.timeout = timeout
         self.max_retries = max_retries
+        self.settle_timeout = settle_timeout
         self.default_headers = dict(default_headers or {})
         self.clock = clock
         self.locks = PROCESS_LOCKS
