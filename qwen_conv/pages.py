@@ -64,6 +64,7 @@ class Listing:
         self._limit = limit
         self._begins_behind = self._cursor = after
         self._lost = 0
+        self._first_page: tuple[Item, ...] = ()
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
 
@@ -79,11 +80,21 @@ class Listing:
             return None
         page = await self._page(api)
         fresh = self._fresh(page)
+        if fresh and page.items == self._first_page:  # whatever ids they have
+            await self._check_ids(api)
+        self._first_page = self._first_page or page.items
         if page.has_more:
             api.hub.ledger.note_listing(api.hub.base_url, tells_more=True)
         if not await self._is_last(api, page):
             self._go_on(page)
         return fresh
+
+    async def _check_ids(self, api: Api) -> None:
+        """Makes sure that an item has the same id each time: else nothing would ever end."""
+        begin = ListItems(self.conversation_id, self._begins_behind, self.order, 1)
+        ids = {item.id for item in (await api.send(begin)).items}
+        if ids.isdisjoint(self._places):
+            raise self._unreadable("its items have other ids each time")
 
     async def _page(self, api: Api) -> Page:
         step = 1
@@ -132,17 +143,28 @@ class Listing:
 
     async def _is_last(self, api: Api, page: Page) -> bool:
         ids = [item.id for item in page.items]
-        self.ended = ids in ([], [self._cursor])
-        if not page.items and page.has_more and page.last_id not in {None, self._cursor}:
-            self.ended = page.last_id in self._places
-        elif not self.ended and page.has_more is False:
-            told = api.hub.ledger.listing(api.hub.base_url).tells_more
-            if told is None and len(page.items) in USUAL_PAGES | {self._limit}:
-                end = await self.compare(api)
-                told = api.hub.ledger.listing(api.hub.base_url).tells_more and end in self._places
-                told = told or False
-            self.ended = told is not False
+        if not ids:  # whatever it says of more, nothing is there
+            self.ended = not page.has_more or page.last_id in {None, self._cursor, *self._places}
+        elif page.has_more is False and await self._is_believed(api, len(ids)):
+            self.ended = True
+        elif self._cursor is not None and ids[-1] == self._cursor:
+            # Either nothing stands behind it, or the server does not go on behind it.
+            self.ended = self._is_end(api, await self.compare(api))
         return self.ended
+
+    async def _is_believed(self, api: Api, count: int) -> bool:
+        """Whether nothing follows a page of that length, if the server says so."""
+        told = api.hub.ledger.listing(api.hub.base_url).tells_more
+        if told is not None or count not in USUAL_PAGES | {self._limit}:
+            return told is not False
+        end = await self.compare(api)
+        tells = api.hub.ledger.listing(api.hub.base_url).tells_more
+        return (bool(tells) and end in self._places) or self._is_end(api, end)
+
+    def _is_end(self, api: Api, end: str | None) -> bool:
+        """Whether the list ends with what was listed last, by what `compare` has found."""
+        heeds = api.hub.ledger.listing(api.hub.base_url).heeds_order
+        return bool(heeds) and end == self._ids[-1]
 
     def _go_on(self, page: Page) -> None:
         """Names the item to go on behind."""
@@ -169,13 +191,12 @@ class Listing:
         """
         opposite: Order = "desc" if self.order == "asc" else "asc"
         page = await api.send(ListItems(self.conversation_id, None, opposite, 1))
-        if not page.items or len(self._ids) < 2:  # noqa: PLR2004 - one item has no order
+        if not page.items or not self._ids:
             return page.items[0].id if page.items else None
-        end = page.items[0].id
-        heeds = None
-        if end == self._ids[-1] or (self.is_whole and end not in self._places):
+        end, heeds = page.items[0].id, None
+        if (self.is_whole and end not in self._places) or self._ids[0] != self._ids[-1] == end:
             heeds = True
-        elif self.is_whole and end == self._ids[0]:
+        elif self.is_whole and self._ids[0] == end != self._ids[-1]:
             heeds = False
         tells = page.has_more is True if len(page.items) < len(self._ids) else None
         api.hub.ledger.note_listing(api.hub.base_url, tells_more=tells, heeds_order=heeds)
@@ -207,11 +228,13 @@ class Pages:
         """
         listing = self._listing
         page = await listing.next(api)
+        if page is None:
+            return None
         if page and not self._first:
             self._first = page[:1]
             if not await is_as_asked(api, listing, page):
                 return (*reversed((*page, *await _all(api, listing))),)
-        elif listing.ended and not await is_as_asked(api, listing, self._first + (page or ())):
+        elif listing.ended and not await is_as_asked(api, listing, self._first + page):
             raise _unreadable(listing.conversation_id, "it lists the newest items first; again")
         return page
 
@@ -231,7 +254,8 @@ async def read(api: Api, conversation_id: str, after: str | None = None) -> tupl
     if after is not None and after in {item.id for item in items[1:]}:
         listing.is_whole = True  # the server took no notice of where to begin
     if await is_as_asked(api, listing, items):
-        return _behind(items, after) if after in {item.id for item in items} else items
+        is_there = after is not None and after in {item.id for item in items}
+        return _behind(items, after) if is_there else items
     if after is None:
         return items[::-1]
     return _behind(await read(api, conversation_id), after)
@@ -269,9 +293,10 @@ async def is_as_asked(api: Api, listing: Listing, items: Sequence[Item]) -> bool
         ServiceFailedError: The server takes no notice of `order`, and nothing tells which it keeps.
     """
     told = _told(api, listing.order)
-    if told is not None or len(items) < 2:  # noqa: PLR2004 - one item has no order
-        return told is not False
     ledger, base_url, asc = api.hub.ledger, api.hub.base_url, listing.order == "asc"
+    is_one = len(items) < 2 and (listing.ended or asc)  # noqa: PLR2004 - it has no order
+    if told is not None or is_one:
+        return told is not False
     oldest_first = _proved(items, listing, ledger.written(listing.conversation_id))
     if oldest_first is None:
         if _is_regular(items if asc else items[::-1], listing):
