@@ -195,7 +195,7 @@ def test_a_conversation_is_read_whole_and_in_order_whatever_its_lists_are_like(
     standing, reading, habits
 ):
     takes_no_notice = habits.get("order", "heeded") != "heeded"
-    for size in SIZES:
+    for size in SIZES if reading is by_flow else (2, 20, 102, 250):
         if takes_no_notice and size % 2:
             continue  # who asks last as first cannot be told from who asks first as last
         lists = Lists(talk(size), **habits)
@@ -208,8 +208,8 @@ def test_a_conversation_is_read_whole_and_in_order_whatever_its_lists_are_like(
 
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("unknown", ["404", "400", "restarts"])
-@pytest.mark.parametrize("gone", [1, 5, 20])
-@pytest.mark.parametrize("has_more", ["right", "missing", "always"])
+@pytest.mark.parametrize("gone", [1, 20])
+@pytest.mark.parametrize("has_more", ["right", "missing"])
 def test_what_vanishes_between_two_pages_hides_nothing(standing, reading, unknown, gone, has_more):
     """The item that was listed last is deleted, and some before it, when it is to be gone behind."""
     lists = Lists(talk(65), unknown=unknown, cap=20, has_more=has_more)
@@ -340,7 +340,7 @@ def test_items_without_ids_are_read_where_nothing_has_to_be_told_apart(standing)
         by_flow(a_process(standing, Lists(nameless, cap=20)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_server_has_less_read_than_there_is_or_more_or_another_order(standing, data):
     size = data.draw(st.sampled_from([0, 1, 2, 3, 10, 20, 21, 40, 99, 100, 101]))
