@@ -64,7 +64,7 @@ class Listing:
         self._limit = limit
         self._begins_behind = self._cursor = after
         self._lost = 0
-        self._first_page: tuple[Item, ...] = ()
+        self._first_page: tuple[Item, ...] | None = None
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
 
@@ -80,9 +80,11 @@ class Listing:
             return None
         page = await self._page(api)
         fresh = self._fresh(page)
-        if fresh and page.items == self._first_page:  # whatever ids they have
+        if self._first_page is None:
+            self._first_page = page.items
+        elif fresh and page.items == self._first_page:  # whatever ids they have
             await self._check_ids(api)
-        self._first_page = self._first_page or page.items
+            self._first_page = ()
         if page.has_more:
             api.hub.ledger.note_listing(api.hub.base_url, tells_more=True)
         if not await self._is_last(api, page):

@@ -257,6 +257,18 @@ def test_what_a_conversation_ends_with_is_not_taken_for_the_same_said_again(trou
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("way", ["history", "store"])
+def test_nor_is_what_a_conversation_was_created_with(trouble, way, fault):
+    adding = Adding(a_process(trouble, MemoryRegistry()), way)
+    adding("yes")
+    trouble.arm(adding.hub, fault)
+    with pytest.raises((errors.NoReplyError, errors.ServiceFailedError)):
+        adding("yes")
+    adding("yes")
+    assert held(trouble, adding.conversation) == ["yes", "yes"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_so_it_is_with_a_hundred_messages_and_with_a_few(trouble, hub, fault):
     for count, at in ((3, 1), (21, 2), (100, 5)):
         adding = Adding(a_process(trouble, MemoryRegistry()), "flow")
