@@ -29,7 +29,7 @@ USUAL_PAGES = frozenset({10, 20, 25, 50, PAGE_SIZE})
 """Items of a page that a server may have cut by a limit of its own: 20 is the documented default,
 the others are usual elsewhere. Some servers say of such a page that nothing follows, always."""
 
-LOST_CURSORS = 10
+LOST_CURSORS = 5
 """How often the item to go on behind may be gone in one reading; more is no coincidence."""
 
 
@@ -219,7 +219,8 @@ class Pages:
 
     def __init__(self, conversation_id: str) -> None:
         self._listing = Listing(conversation_id)
-        self._first: tuple[Item, ...] = ()
+        self._ends: tuple[Item, ...] = ()
+        """The first item, and those of the last page that had any."""
 
     async def next(self, api: Api) -> tuple[Item, ...] | None:
         """The items of the next page; `None` if there is none.
@@ -232,11 +233,13 @@ class Pages:
         page = await listing.next(api)
         if page is None:
             return None
-        if page and not self._first:
-            self._first = page[:1]
+        is_first = not self._ends
+        if page:
+            self._ends = (*self._ends[:1], *page)
+        if is_first:
             if not await is_as_asked(api, listing, page):
                 return (*reversed((*page, *await _all(api, listing))),)
-        elif listing.ended and not await is_as_asked(api, listing, self._first + page):
+        elif listing.ended and not await is_as_asked(api, listing, self._ends):
             raise _unreadable(listing.conversation_id, "it lists the newest items first; again")
         return page
 
