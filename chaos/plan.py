@@ -19,8 +19,8 @@ Call = Literal["invoke", "stream", "ainvoke", "astream"]
 
 _TAKERS: tuple[Taker, ...] = ("model", "history", "llm", "engine", "model", "llm", "agent")
 _CALLS: tuple[Call, ...] = ("invoke", "stream", "ainvoke", "astream")
-_LEAST, _MOST = 10, 20
-"""Turns of a story."""
+LENGTHS = (10, 20)
+"""From how many to how many turns a story has."""
 
 _OFTEN, _SOMETIMES, _SELDOM = 0.5, 0.3, 0.15
 """How likely it is that a thing is drawn."""
@@ -85,6 +85,15 @@ class Story:
         return any(KINDS[fault.kind].target == "door" for one in self.steps for fault in one.faults)
 
     @property
+    def needs_hub(self) -> bool:
+        """Whether it needs a hub of its own.
+
+        A store that is flushed writes all that waits on its hub: of a turn, too, that another story
+        has in doubt, and that it has not come back to yet.
+        """
+        return self.needs_door or self.taker == "engine"
+
+    @property
     def turns(self) -> int:
         """How many questions are asked."""
         return sum(step.does == "ask" for step in self.steps)
@@ -103,13 +112,14 @@ class Story:
         return f"{self.title}; {place}, {given}, max_retries={self.retries}"
 
 
-def planned(seed: int, turns: int) -> Iterator[Story]:
-    """The stories of a seed, until they have so many turns."""
+def planned(seed: int, turns: int, lengths: tuple[int, int] = LENGTHS) -> Iterator[Story]:
+    """The stories of a seed, until they have so many turns; each has as many as `lengths` says."""
     decks = _Decks(Random(f"{seed}/decks"))
     for number in count():
         if turns <= 0:
             return
-        story = _story(Random(f"{seed}/{number}"), number, decks, turns)
+        random = Random(f"{seed}/{number}")
+        story = _story(random, number, decks, min(turns, random.randint(*lengths)))
         turns -= story.turns
         yield story
 
@@ -131,17 +141,15 @@ class _Decks:
         return deck.pop()
 
 
-def _story(random: Random, number: int, decks: _Decks, most: int) -> Story:
+def _story(random: Random, number: int, decks: _Decks, turns: int) -> Story:
     taker = _TAKERS[number % len(_TAKERS)]
     call = _CALLS[number // len(_TAKERS) % len(_CALLS)]
     has_tools = taker == "agent" or (taker in {"model", "llm"} and random.random() < _OFTEN)
     in_session = taker in {"history", "engine"} or random.random() < _OFTEN
     steps: list[Step] = []
     way: Way = "stream" if call.endswith("stream") else "whole"
-    left = min(most, random.randint(_LEAST, _MOST))
-    while left:
+    for _ in range(turns):
         steps.append(_ask(random, decks, way, taker, has_tools=has_tools))
-        left -= 1
         if random.random() < _SELDOM:
             steps.append(Step("read", (_fault(random, decks.draw(way, "page")),)))
         if taker in {"history", "engine"} and random.random() < _SELDOM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from chaos.langchain_drivers import AgentDriver, HistoryDriver, ModelDriver
 from chaos.ledger import Ledger
 from chaos.llamaindex_drivers import EngineDriver, LLMDriver
 from chaos.plan import Story, Taker, planned
-from chaos.server import ChaosServer, Door
+from chaos.server import ChaosServer
 from chaos.user import User
 from qwen_conv import QwenConversations
 from qwen_conv.api import finish
@@ -29,8 +30,11 @@ _DRIVERS: dict[Taker, type[Driver]] = {
     "engine": EngineDriver,
 }
 
-THREADS = 32
-TASKS = 32
+_SWITCH = 0.0005
+"""Seconds after which a thread lets others go on."""
+
+THREADS = 24
+TASKS = 24
 """Stories that are lived at the same time in one process: most of them wait most of the time."""
 
 
@@ -55,8 +59,14 @@ def _share(seed: int, turns: int, number: int, workers: int) -> Ledger:
 
 def lived(stories: Sequence[Story]) -> Ledger:
     """Lives stories, and adds up what came of them."""
-    with ChaosServer() as server:
-        return _Stage(server).lived(stories)
+    interval = sys.getswitchinterval()
+    # The server answers in a thread beside those that ask: it must not come last.
+    sys.setswitchinterval(_SWITCH)
+    try:
+        with ChaosServer() as server:
+            return _Stage(server).lived(stories)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class _Stage:
@@ -98,7 +108,7 @@ class _Stage:
     def _in_thread(self, story: Story) -> Ledger:
         with self._user(story) as user:
             ledger = finish(user.live())
-            if story.needs_door:
+            if story.needs_hub:
                 user.driver.hub.close()
             return ledger
 
@@ -110,7 +120,7 @@ class _Stage:
             async with at_once:
                 with self._user(story) as user:
                     ledger.add(await user.live())
-                    if story.needs_door:
+                    if story.needs_hub:
                         await user.driver.hub.aclose()
 
         await asyncio.gather(*(live(story) for story in stories if story.in_tasks))
@@ -120,12 +130,12 @@ class _Stage:
 
     @contextmanager
     def _user(self, story: Story) -> Iterator[User]:
-        """Who lives a story; by a door of its own, if it needs one."""
-        door: Door | None = None
+        """Who lives a story; with a door and a hub of its own, if it needs them."""
+        door = self._server.door() if story.needs_door else None
+        base_url = self._server.base_url
         hub = self._hubs[story.retries]
-        if story.needs_door:
-            door = self._server.door()
-            hub = self._hub(story.retries, door.base_url(self._server.base_url))
+        if story.needs_hub:
+            hub = self._hub(story.retries, door.base_url(base_url) if door else base_url)
         try:
             yield User(_DRIVERS[story.taker](story, hub), self._server, door)
         finally:

@@ -24,6 +24,10 @@ from qwen_conv.offline import OfflineServer
 
 T = TypeVar("T")
 
+_ROUNDS = 20
+"""Rounds of the event loop in which a connection is taken, and its request read and begun; half
+a dozen would do."""
+
 _ITEMS = re.compile(r".*/conversations/([^/]+)/items$")
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds: closing resets the connection
 
@@ -84,7 +88,7 @@ class ChaosServer(OfflineServer):
     # --- The server's part ------------------------------------------------------------------------
 
     async def _at_rest(self, story: int) -> None:
-        for _ in range(5):
+        for _ in range(_ROUNDS):
             await asyncio.sleep(0)  # what lies in the sockets becomes requests
         while self._running[story]:  # noqa: ASYNC110 - of hundreds of stories, few are waited for
             await asyncio.sleep(0.005)
