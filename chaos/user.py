@@ -102,6 +102,7 @@ class User:
             except LeftError:
                 doubts += 1
                 self._note("left the stream")
+                await self._wait(self._server.at_rest(self.story.number))
                 if await self._settled(step):
                     break
             except errors.UndecidedError as error:
