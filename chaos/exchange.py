@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -80,6 +80,7 @@ class Exchange:
         send: Where an answer goes.
         hang_up: Breaks the connection.
         arm_next: Has the conversation's next matching request meet a fault, too.
+        looked: Waits until the conversation has been listed once more.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Exchange:
         *,
         hang_up: Callable[[], None],
         arm_next: Callable[[Any], None],
+        looked: Callable[[], Awaitable[None]],
     ) -> None:
         self._applications = applications
         self._scope = scope
@@ -100,6 +102,7 @@ class Exchange:
         self._send = send
         self._hang_up = hang_up
         self.arm_next = arm_next
+        self.looked = looked
         query = scope["query_string"].decode()
         self.query = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
 

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +29,9 @@ _ROUNDS = 20
 """Rounds of the event loop in which a connection is taken, and its request read and begun; half
 a dozen would do."""
 
+_NO_LOOK = 2.0
+"""Seconds after which nobody is expected to look any more."""
+
 _ITEMS = re.compile(r".*/conversations/([^/]+)/items$")
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds: closing resets the connection
 
@@ -43,6 +47,7 @@ class ChaosServer(OfflineServer):
         self._armed: dict[int, dict[str, list[Fault]]] = {}
         self._story_of: dict[str, int] = {}
         self._running: Counter[int] = Counter()
+        self._looks: dict[int, asyncio.Event] = {}
         self._loop: asyncio.AbstractEventLoop
         self._started = threading.Event()
         self.turns: Counter[int] = Counter()
@@ -133,10 +138,18 @@ class ChaosServer(OfflineServer):
                 send,
                 hang_up=partial(self._hang_up, scope),
                 arm_next=partial(self.arm, story),
+                looked=partial(self._looked, story),
             )
             await fate(exchange, fault)
         finally:
             self._running[story] -= 1
+            if target == "page":
+                self._looks.setdefault(story, asyncio.Event()).set()
+
+    async def _looked(self, story: int) -> None:
+        look = self._looks[story] = asyncio.Event()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(look.wait(), _NO_LOOK)
 
     async def _passed_on(self, scope: Scope, raw: bytes, receive: Receive, send: Send) -> None:
         told = [raw]

@@ -13,7 +13,7 @@ from chaos.judge import judged, judged_crowd
 from chaos.plan import planned
 from chaos.run import lived
 
-SEED, TURNS, LENGTHS = 7, 240, (2, 4)
+SEED, TURNS, LENGTHS = 41, 210, (2, 3)
 TOLD = [f"{role}: {number}" for number in range(4) for role in ("question", "answer")]
 
 
