@@ -69,9 +69,7 @@ def threads_and_tasks(
             return [_pair(mark, (await chat.ainvoke(*_asked(mark))).text) for mark in marks(who)]
 
         async def all_tasks() -> list[list[Pair]]:
-            done = await asyncio.gather(*map(in_task, range(threads, threads + tasks)))
-            await hub.aclose()
-            return done
+            return await asyncio.gather(*map(in_task, range(threads, threads + tasks)))
 
         with ThreadPoolExecutor(threads + 1) as pool:
             others = pool.submit(asyncio.run, all_tasks())

@@ -156,8 +156,15 @@ class Driver:
 
 
 def _stay(got: Sequence[Any], leaves_after: int | None) -> None:
-    if leaves_after is not None and len(got) > leaves_after:
+    if leaves_after is not None and len(got) > leaves_after and not _is_whole(got[-1]):
         raise LeftError
+
+
+def _is_whole(piece: Any) -> bool:
+    """Whether the turn was over before that piece of it came: nobody leaves it any more."""
+    message = piece[0] if isinstance(piece, tuple) else piece
+    told = (getattr(message, name, {}) for name in ("response_metadata", "additional_kwargs"))
+    return any("decision" in one for one in told)
 
 
 def _outputs(items: Sequence[Item]) -> Iterator[Item]:

@@ -123,9 +123,8 @@ class _Stage:
                     if story.needs_hub:
                         await user.driver.hub.aclose()
 
+        # What the tasks had of the hubs is closed with their loop; the threads may still go on.
         await asyncio.gather(*(live(story) for story in stories if story.in_tasks))
-        for hub in self._hubs.values():
-            await hub.aclose()
         return ledger
 
     @contextmanager
