@@ -342,10 +342,6 @@ class TimedOutError(NoReplyError):
     """No answer in time."""
 
 
-class UndecidedError(NoReplyError):
-    """What became of a turn is not known."""
-
-
 class StreamCutError(NoReplyError):
     """The stream ended before the answer did."""
 
