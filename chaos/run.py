@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import multiprocessing
 import sys
@@ -33,6 +34,9 @@ _DRIVERS: dict[Taker, type[Driver]] = {
 _SWITCH = 0.0005
 """Seconds after which a thread lets others go on."""
 
+MOST_SECONDS = 900
+"""Seconds after which a process is taken to hang."""
+
 THREADS = 24
 TASKS = 24
 """Stories that are lived at the same time in one process: most of them wait most of the time."""
@@ -54,6 +58,7 @@ def run(seed: int, turns: int, workers: int) -> Ledger:
 def _share(seed: int, turns: int, number: int, workers: int) -> Ledger:
     """Every so-many-th story of a seed."""
     logging.getLogger().addHandler(logging.NullHandler())  # errors are told in the ledger
+    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # says where a story hangs
     return lived([one for one in planned(seed, turns) if one.number % workers == number])
 
 
