@@ -9,7 +9,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from chaos.drivers import Driver
 from chaos.faults import SETTLE_TIMEOUT
@@ -21,6 +21,7 @@ from chaos.server import ChaosServer
 from chaos.user import User
 from qwen_conv import QwenConversations
 from qwen_conv.api import finish
+from qwen_conv.errors import QwenConvError
 from qwen_conv.registry import MemoryRegistry
 
 _DRIVERS: dict[Taker, type[Driver]] = {
@@ -74,6 +75,14 @@ def lived(stories: Sequence[Story]) -> Ledger:
         sys.setswitchinterval(interval)
 
 
+def _written(hub: QwenConversations) -> None:
+    """Closes a hub; what stores could not write for a fault that was left is written then."""
+    for _ in range(3):
+        with suppress(QwenConvError):
+            return hub.close()
+    return hub.close()
+
+
 class _Stage:
     """What the stories of one process share.
 
@@ -114,7 +123,7 @@ class _Stage:
         with self._user(story) as user:
             ledger = finish(user.live())
             if story.needs_hub:
-                user.driver.hub.close()
+                _written(user.driver.hub)
             return ledger
 
     async def _in_tasks(self, stories: Sequence[Story]) -> Ledger:
@@ -126,6 +135,7 @@ class _Stage:
                 with self._user(story) as user:
                     ledger.add(await user.live())
                     if story.needs_hub:
+                        await asyncio.to_thread(_written, user.driver.hub)
                         await user.driver.hub.aclose()
 
         # What the tasks had of the hubs is closed with their loop; the threads may still go on.

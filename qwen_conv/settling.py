@@ -116,7 +116,7 @@ async def look_for(
         response = response or await _stored_response(api, doubt)
         answer = response.output if response else ()
         items = await behind(api, conversation_id, doubt.behind or None)
-        is_behind = doubt.behind is not None and items is not None
+        is_behind = (doubt.behind is not None and items is not None) or bool(held)
         if items is None:
             items = await read(api, conversation_id)
         items = tuple(item for item in items if item.id not in held)
