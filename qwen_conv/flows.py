@@ -18,6 +18,7 @@ from qwen_conv.decision import Known
 from qwen_conv.items import Item, fingerprints
 from qwen_conv.limits import ITEMS_PER_REQUEST
 from qwen_conv.pages import Pages
+from qwen_conv.retries import sent_again
 from qwen_conv.writing import (
     Behind,
     Said,
@@ -88,7 +89,7 @@ async def create(
     begun = (api.hub.base_url, api.hub.account, said, frozenset(metadata.items()))
     conversation = ledger.unfinished_creations.pop(begun, None) if rest else None
     if conversation is None:
-        conversation = await api.send(CreateConversation(first, metadata))
+        conversation = await sent_again(api, CreateConversation(first, metadata))
         ledger.note(conversation.id, Known(exists=True, empty=not items))
         if first:
             ledger.note_begun(conversation.id, first)

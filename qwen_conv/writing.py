@@ -18,6 +18,7 @@ from qwen_conv.errors import (
     Failure,
     ItemNotFoundError,
     NoReplyError,
+    NotConnectedError,
     NotFoundError,
     PartlyWrittenError,
     QwenConvError,
@@ -28,6 +29,7 @@ from qwen_conv.items import Item, Message, fingerprints
 from qwen_conv.ledger import Ledger
 from qwen_conv.limits import ITEMS_PER_REQUEST
 from qwen_conv.pages import read
+from qwen_conv.retries import sent_again
 
 Said = tuple[tuple[str, ...], ...]
 """What messages say: the fingerprints of each one's items."""
@@ -161,11 +163,12 @@ async def _written(
     api: Api, conversation_id: str, todo: Unfinished, batch: tuple[Item, ...], *, native: bool
 ) -> tuple[Item, ...]:
     try:
-        told = await api.send(CreateItems(conversation_id, batch, native=native))
+        told = await sent_again(api, CreateItems(conversation_id, batch, native=native))
     except BaseException as error:
         # Whether it was carried out is not known either of a request that was cancelled.
-        is_refused = isinstance(error, QwenConvError) and not isinstance(
-            error, NoReplyError | ServiceFailedError
+        is_refused = isinstance(error, NotConnectedError) or (
+            isinstance(error, QwenConvError)
+            and not isinstance(error, NoReplyError | ServiceFailedError)
         )
         if not is_refused:
             todo.lost_at = time.monotonic()

@@ -11,6 +11,7 @@ import pytest
 from conftest import eventually, said
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
+from lossy import relayed
 
 from langchain_qwen_conv import QwenConvChatMessageHistory
 from llamaindex_qwen_conv import QwenConvAsyncChatStore, QwenConvChatStore
@@ -381,3 +382,15 @@ def test_what_is_refused_is_not_looked_for(trouble, hub):
             hub.run(flows.append, made, wrong)
     assert [one.method for one in trouble.server.requests] == ["POST"]
     assert held(trouble, made) == numbered(20)
+
+
+def test_what_was_refused_for_now_is_added_again(server):
+    refusals = iter([429, 429])
+    with relayed(server.base_url) as relay:
+        relay.refuses = lambda method, path: (
+            next(refusals, None) if method == "POST" and path.endswith("/items") else None
+        )
+        hub = QwenConversations(api_key="any", base_url=relay.base_url)
+        conversation = hub.run(flows.create).id
+        hub.run(flows.append, conversation, [Message.of("user", "one")])
+    assert said(server, conversation) == ["user: one"]
