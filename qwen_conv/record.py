@@ -239,7 +239,9 @@ class Record:
 
     # --- Writing ------------------------------------------------------------------------------
 
-    async def append(self, api: Api, drafts: Sequence[Draft], *, ids: bool = False) -> list[Item]:
+    async def append(
+        self, api: Api, drafts: Sequence[Draft], *, ids: bool = False, held: str | None = None
+    ) -> list[Item]:
         """Adds messages, in order, 20 items a request; creates the session's conversation.
 
         Where an earlier adding of the same messages failed, it is finished: what was written by
@@ -249,6 +251,7 @@ class Record:
             api: What is awaited.
             drafts: The messages.
             ids: Whether the stored items are needed, with their ids.
+            held: The last item that the caller knows to be there, if that is not known here.
 
         Returns:
             The items as they are stored; none where some were written with the conversation
@@ -271,8 +274,10 @@ class Record:
             todo = take_up(api, conversation_id, said)
             if todo is None:
                 wires = await self._wires(api, conversation_id, drafts)
-                behind = self._last_known(conversation_id)
-                todo = Unfinished(said, wires, behind, wired)
+                place = self._last_known(conversation_id)
+                if place is None and held:
+                    place = Behind(held)
+                todo = Unfinished(said, wires, place, wired)
             native = self._tool_items == "native"
             await finish_writing(api, conversation_id, todo, native=native)
         return [] if todo.begun else todo.stored
@@ -290,7 +295,8 @@ class Record:
         if conversation_id is None:
             return
         todo = self.hub.ledger.unfinished.get(conversation_id, {}).get(said)
-        if todo is not None and todo.lost_at is not None:
+        # Where no place is known to look behind, what the caller held before tells more.
+        if todo is not None and todo.lost_at is not None and todo.behind is not None:
             async with changing(api, conversation_id):
                 await settle_writing(api, conversation_id, todo)
 
