@@ -21,7 +21,7 @@ or nothing: it is the consumer who leaves a stream."""
 
 Way = Literal["whole", "stream"]
 
-SETTLE_TIMEOUT = 1.0
+SETTLE_TIMEOUT = 2.0
 """Seconds for which the hubs look for a turn whose reply was lost."""
 
 PATIENCE = 1.0

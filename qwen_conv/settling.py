@@ -215,8 +215,10 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
         if turn.response is None:
             await pause_after(api, turn, failure)
     elif says_so or hub.on_doubt == "resend":
-        turn.forget_doubt()
+        if not may_come:
+            turn.forget_doubt()
         await pause_after(api, turn, failure)
+        turn.forget_doubt()
     else:
         raise UndecidedError(turn.conversation_id, seconds, failure) from failure
 
