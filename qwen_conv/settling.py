@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from qwen_conv.api import Api
-from qwen_conv.calls import CreateItems, CreateResponse, RetrieveConversation, RetrieveResponse
+from qwen_conv.calls import (
+    CreateItems,
+    CreateResponse,
+    RetrieveConversation,
+    RetrieveItem,
+    RetrieveResponse,
+)
 from qwen_conv.doubt import Doubt, Left
 from qwen_conv.errors import (
     ConversationNotFoundError,
@@ -27,7 +33,7 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import read, remove
 from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, to_wire
-from qwen_conv.pairing import told
+from qwen_conv.pairing import told, with_results
 from qwen_conv.responses import Response
 from qwen_conv.retries import pause
 from qwen_conv.turn import Turn
@@ -71,7 +77,8 @@ class Finding(NamedTuple):
 def _answer_of(items: tuple[Item, ...]) -> Response:
     """The answer that some items of a conversation are."""
     output = [to_wire(item) for item in items]
-    return Response.from_wire({"id": None, "output": output, "status": "completed"})
+    response = Response.from_wire({"id": None, "output": output, "status": "completed"})
+    return replace(response, output=items)
 
 
 async def look_for(
@@ -116,7 +123,12 @@ async def look_for(
         if items is None:
             items = await read(api, conversation_id)
         items = tuple(item for item in items if item.id not in held)
-        return Finding(doubt.left(items, answer, is_behind=is_behind), response)
+        left = doubt.left(items, answer, is_behind=is_behind)
+        if is_behind and doubt.behind and left is not None and not left.alone:
+            # If these are all items, a turn before may be taken for the one in doubt.
+            is_behind = await is_there(api, conversation_id, doubt.behind)
+            left = doubt.left(items, answer, is_behind=is_behind)
+        return Finding(left, response)
 
     def as_it_is(last: RetryCallState) -> Finding:
         assert last.outcome is not None  # noqa: S101 - there was a look
@@ -158,6 +170,18 @@ async def behind(api: Api, conversation_id: str, item_id: str | None) -> tuple[I
     if item_id is not None and any(item.id == item_id for item in items):
         return None  # the server took no notice of where to begin
     return items
+
+
+async def is_there(api: Api, conversation_id: str, item_id: str) -> bool:
+    """Whether a conversation has an item of that id: to list what is behind it need not tell.
+
+    Some services take no notice of an id that they do not know, and list all items.
+    """
+    try:
+        await api.send(RetrieveItem(conversation_id, item_id))
+    except (NotFoundError, RequestRefusedError):
+        return False
+    return True
 
 
 async def checked(api: Api, conversation_id: str) -> None:
@@ -233,7 +257,7 @@ async def answer(api: Api, turn: Turn, left: Left) -> None:
     response = await api.send(
         CreateResponse(
             request.model,
-            tuple(item for item in told(listed) if isinstance(item, SENT)),
+            with_results([item for item in told(listed) if isinstance(item, SENT)]),
             instructions=request.instructions,
             store=False,
             settings=request.settings,

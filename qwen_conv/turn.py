@@ -315,12 +315,13 @@ class Turn:
         """
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
+        end = "" if known.empty else next(reversed(known.head), None)
         held = self.request.local.entries()[: -len(self.plan.send)]
         before = tuple(chain.from_iterable(entry.said for entry in held))
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
-            "" if known.empty else next(reversed(known.head), None),
+            end if self.plan.end is None else self.plan.end,
             before or known.unclaimed,
             self.reading.response_id if may_come else None,
             self.hub.clock() + (self.hub.settle_timeout if may_come else 0.0),
