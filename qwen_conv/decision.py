@@ -103,6 +103,8 @@ class Attach(NamedTuple):
         take_back: An item that is stored already and has to be deleted before it is sent.
         after: What the conversation ends with, for the next stamp; see `Stamp.after`.
         since: When the oldest message of the list that is vouched for was stored.
+        end: The id of the item that the conversation was seen to end with; `""` if it holds
+            nothing, `None` if it was not read.
     """
 
     send: tuple[Entry, ...]
@@ -110,6 +112,7 @@ class Attach(NamedTuple):
     take_back: str | None = None
     after: str | None = None
     since: float = 0.0
+    end: str | None = None
 
 
 class Diverged(NamedTuple):
@@ -284,12 +287,21 @@ def _compared(
     if not held or not listed:
         stored = entries[anchor] if anchor >= 0 else None
         after = "" if anchor < 0 else after
-        return _attach(rest, "nothing came behind", stored=stored, after=after, since=oldest)
+        end = stored.stamp.item_ids[-1] if stored and stored.stamp else ""
+        return _attach(
+            rest,
+            "nothing came behind",
+            stored=stored,
+            after=after,
+            since=oldest,
+            end=listed[-1].id if listed else end,
+        )
     return _attach(
         rest[held:],
         "the conversation was read, and holds the others",
         stored=rest[held - 1],
         item_id=listed[-1].id,
+        end=listed[-1].id,
         since=min(oldest, now - ITEM_LIFETIME + UNDATED_TRUST),
     )
 
@@ -302,10 +314,11 @@ def _attach(
     item_id: str | None = None,
     after: str | None = None,
     since: float,
+    end: str | None = None,
 ) -> Attach:
     """Attaches the new messages, or takes the last stored one back if there are none."""
     if new:
-        return Attach(new, why, None, after, since)
+        return Attach(new, why, None, after, since, end)
     if stored is None or stored.is_answer:
         raise UsageError(
             "There is nothing new to send: the conversation holds every message of the list, and "

@@ -162,6 +162,11 @@ def _open_calls(items: Iterable[Item]) -> list[str]:
     return [*found]
 
 
+def with_results(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items, where each call without a result is told that it was not executed."""
+    return Pairing(unanswered=_open_calls(items)).input(items)
+
+
 def beside(items: Iterable[Item]) -> tuple[Item, ...]:
     """The items with each result directly behind its call, where both are among them."""
     placed: list[list[Item]] = []

@@ -12,7 +12,12 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from qwen_conv.api import Api
-from qwen_conv.calls import CreateItems, CreateResponse, RetrieveConversation, RetrieveResponse
+from qwen_conv.calls import (
+    CreateItems,
+    CreateResponse,
+    RetrieveConversation,
+    RetrieveResponse,
+)
 from qwen_conv.doubt import Doubt, Left
 from qwen_conv.errors import (
     ConversationNotFoundError,
@@ -28,7 +33,8 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import read, remove
 from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, to_wire
-from qwen_conv.pairing import told
+from qwen_conv.pages import is_there
+from qwen_conv.pairing import told, with_results
 from qwen_conv.responses import Response
 from qwen_conv.retries import pause
 from qwen_conv.turn import Turn
@@ -72,7 +78,8 @@ class Finding(NamedTuple):
 def _answer_of(items: tuple[Item, ...]) -> Response:
     """The answer that some items of a conversation are."""
     output = [to_wire(item) for item in items]
-    return Response.from_wire({"id": None, "output": output, "status": "completed"})
+    response = Response.from_wire({"id": None, "output": output, "status": "completed"})
+    return replace(response, output=items)
 
 
 async def look_for(
@@ -120,7 +127,12 @@ async def look_for(
         if items is None:
             items = await read(api, conversation_id)
         items = tuple(item for item in items if item.id not in held)
-        return Finding(doubt.left(items, answer, is_behind=is_behind), response)
+        left = doubt.left(items, answer, is_behind=is_behind)
+        if is_behind and doubt.behind and left is not None and not left.alone:
+            # If these are all items, a turn before may be taken for the one in doubt.
+            is_behind = await is_there(api, conversation_id, doubt.behind)
+            left = doubt.left(items, answer, is_behind=is_behind)
+        return Finding(left, response)
 
     def as_it_is(last: RetryCallState) -> Finding:
         assert last.outcome is not None  # noqa: S101 - there was a look
@@ -239,7 +251,7 @@ async def answer(api: Api, turn: Turn, left: Left) -> None:
     response = await api.send(
         CreateResponse(
             request.model,
-            tuple(item for item in told(listed) if isinstance(item, SENT)),
+            with_results([item for item in told(listed) if isinstance(item, SENT)]),
             instructions=request.instructions,
             store=False,
             settings=request.settings,

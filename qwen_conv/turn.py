@@ -311,13 +311,14 @@ class Turn:
         """
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
+        ends = known.head or self.hub.ledger.written(self.conversation_id).ids
+        end = "" if known.empty else next(reversed(ends), None)
         held = self.request.local.entries()[: -len(self.plan.send)]
         before = tuple(chain.from_iterable(entry.said for entry in held))
-        ends = known.head or self.hub.ledger.written(self.conversation_id).ids
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
-            "" if known.empty else next(reversed(ends), None),
+            end if self.plan.end is None else self.plan.end,
             before or known.unclaimed,
             self.reading.response_id if may_come else None,
             self.hub.clock() + (self.hub.settle_timeout if may_come else 0.0),

@@ -25,10 +25,33 @@ class Request:
         self._handler = handler
         self._body = handler.rfile.read(int(handler.headers.get("content-length") or 0))
 
+    @property
+    def sort(self) -> tuple[str, str]:
+        """Its method and path."""
+        return self._handler.command, self._handler.path
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether it is a turn of a conversation."""
+        method, path = self.sort
+        is_answered = method == "POST" and path.endswith("/responses")
+        return is_answered and "conversation" in json.loads(self._body)
+
     def carry_out(self) -> Answer:
+        return self._sent(self._body)
+
+    def rehearse(self) -> Answer:
+        """What a turn would be answered; nothing of it is stored."""
+        told = json.loads(self._body)
+        told.pop("conversation", None)
+        return self._sent(json.dumps({**told, "store": False}).encode())
+
+    def _sent(self, body: bytes) -> Answer:
         handler = self._handler
+        headers = {**handler.headers}
+        headers.pop("Content-Length", None)  # that of a body that was changed is another one
         behind = http.client.HTTPConnection(handler.server.behind)
-        behind.request(handler.command, handler.path, self._body or None, dict(handler.headers))
+        behind.request(handler.command, handler.path, body or None, headers)
         answer = behind.getresponse()
         told = Answer(answer.status, answer.headers.get("content-type", ""), answer.read())
         behind.close()
@@ -58,6 +81,7 @@ class Relay(ThreadingHTTPServer):
         loses: Says of a request, by method and path, whether its answer is to be lost.
         faults: What becomes of the next turns, one of each.
         refuses: Says of a request which status it is answered with, instead of being carried out.
+        sees: Is told of each request before anything becomes of it.
         base_url: The base URL to give to a client.
     """
 
@@ -71,6 +95,7 @@ class Relay(ThreadingHTTPServer):
         self.loses: Callable[[str, str], bool] = lambda _method, _path: False
         self.faults: list[Fault] = []
         self.refuses: Callable[[str, str], int | None] = lambda _method, _path: None
+        self.sees: Callable[[Request], None] = lambda _request: None
 
 
 class _Passing(BaseHTTPRequestHandler):
@@ -80,6 +105,7 @@ class _Passing(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         request = Request(self)
+        self.server.sees(request)
         if status := self.server.refuses(self.command, self.path):
             request.answer(Answer(status, "", b""))
             return
@@ -164,6 +190,36 @@ def cut(events: int, end: bytes = b"") -> Fault:
         answer = request.carry_out()
         parts = answer.body.split(b"\n\n")[:events]
         request.answer(answer._replace(body=b"".join(part + b"\n\n" for part in parts) + end))
+        request.close()
+
+    return fault
+
+
+def put_off(waiting: list[Callable[[], Answer]]) -> Fault:
+    """The connection breaks; what is put on the list carries the request out later."""
+
+    def fault(request: Request) -> None:
+        waiting.append(request.carry_out)
+        request.close()
+
+    return fault
+
+
+def cut_unstored(events: int, waiting: list[Callable[[], Answer]] | None = None) -> Fault:
+    """The stream of its answer ends after some events, before anything is stored.
+
+    What is not streamed is not answered. Where there is a list, what is put on it carries the
+    request out later.
+    """
+
+    def fault(request: Request) -> None:
+        answer = request.rehearse()
+        if waiting is not None:
+            waiting.append(request.carry_out)
+        parts = answer.body.split(b"\n\n")[:-2]  # without what says that it is complete
+        if parts:
+            body = b"".join(part + b"\n\n" for part in parts[:events])
+            request.answer(answer._replace(body=body))
         request.close()
 
     return fault

@@ -304,6 +304,62 @@ def test_a_lost_answer_to_a_tools_result_is_found(take: Take, switches):
         assert asked(server).count(TURN) >= 2
 
 
+def test_an_equal_turn_is_not_taken_for_it_where_a_list_behind_an_unknown_id_is_the_whole():
+    with (
+        OfflineServer(always("ok"), unknown_after="ignored", output_ids="new") as server,
+        relayed(server.base_url) as relay,
+    ):
+        talk = Talk("langchain invoke", server, relay)
+        for question in ("yes", "no"):
+            talk.ask(question)
+        relay.faults = [never_ran]
+        with pytest.raises(errors.UndecidedError):
+            talk.ask("yes")
+        talk.ask("yes")
+        assert talk.holds[::2] == ["user: yes", "user: no", "user: yes"]
+
+
+def test_an_equal_turn_is_found_by_a_process_that_knows_the_list_only(server, relay):
+    server.script = always("ok")
+    talk = Talk("langchain invoke", server, relay)
+    messages = [HumanMessage("yes")]
+    messages.append(talk.model.invoke(messages))
+    there = another_process(server, settle_timeout=0.0)
+    there.base_url, relay.faults = relay.base_url, [lost]
+    assert talk.another(there).invoke([*messages, HumanMessage("yes")]).text == "ok"
+    assert talk.holds == ["user: yes", "assistant: ok"] * 2
+
+
+def test_an_answer_that_was_found_says_where_it_is(server, relay):
+    talk = Talk("langchain invoke", server, relay)
+    relay.faults = [lost]
+    messages = [HumanMessage("yes")]
+    messages.append(talk.model.invoke(messages))
+    there = another_process(server)
+    there.base_url = relay.base_url
+    server.requests.clear()
+    talk.another(there).invoke([*messages, HumanMessage("no")])
+    assert talk.asked == [LOOK, TURN]
+    assert server.requests[0].query["after"] == server.items(talk.id)[1]["id"]
+
+
+def test_a_question_is_answered_though_a_call_before_it_was_given_no_result(take: Take):
+    answers = iter([CallTool("weather", {}, "c1"), "fine", Fail("no", "InternalError", 500), "so"])
+
+    @tool
+    def weather(place: str) -> str:
+        """Tells the weather."""
+        return "sunny"
+
+    with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
+        chat = ChatQwenConv(model=MODEL, conversations=another_process(server), session_id="alice")
+        first = take(chat.bind_tools([weather]), "weather?")
+        take(chat, "never mind")
+        assert take(chat, "how are you?").text == "so"
+        conversation = first.response_metadata["conversation_id"]
+        assert said(server, conversation)[-2:] == ["user: how are you?", "assistant: so"]
+
+
 # --- Streams ------------------------------------------------------------------------------------
 
 
