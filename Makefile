@@ -13,7 +13,7 @@ PLUGINS := -p no:codspeed -o asyncio_default_fixture_loop_scope=function -o asyn
 REACHING := cassettes standard hub flows responses other_servers packaging chat_model_answers \
 	chat_model_tools chat_model_turns llama_llm_failures llama_llm_structured llama_engines
 
-.PHONY: demo test lint types bench record record-offline record-standard clean
+.PHONY: demo test lint types chaos bench record record-offline record-standard clean
 
 demo: .venv/demo  ## hold the Alice conversation of the documents, offline or with your key
 	@$(BIN)/python examples/alice.py
@@ -28,6 +28,10 @@ lint: .venv/dev
 
 types: .venv/dev
 	@$(BIN)/mypy
+
+chaos: .venv/dev  ## 10,000 turns with a fault each, then crowds; SEED=n takes the same again
+	@$(BIN)/python -m chaos $(SEED:%=--seed %)
+	@$(BIN)/python -m chaos crowd
 
 bench: .venv/dev .venv-openai2/dev  ## what a client costs, beside others: docs/performance*.md
 	@$(BIN)/python -m benchmarks

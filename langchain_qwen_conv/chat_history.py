@@ -23,7 +23,13 @@ from langchain_qwen_conv.messages import STAMP, from_stored, to_core, to_entry
 from langchain_qwen_conv.reports import MESSAGE_HISTORY, Reports
 from qwen_conv.api import Api, finish
 from qwen_conv.decision import Known
-from qwen_conv.errors import Failure, ItemNotFoundError, NotRepresentableError, UsageError
+from qwen_conv.errors import (
+    ConversationBusyError,
+    Failure,
+    ItemNotFoundError,
+    NotRepresentableError,
+    UsageError,
+)
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Message, fingerprints
 from qwen_conv.kept import Kept
@@ -37,6 +43,10 @@ logger = logging.getLogger("qwen_conv")
 
 T = TypeVar("T")
 OnLoss = Literal["log", "refuse"]
+
+
+class _BrokenOffError(ConversationBusyError):
+    """A run has ended while the stream of its turn, in the conversation, is still open."""
 
 
 class QwenConvChatMessageHistory(BaseChatMessageHistory):
@@ -349,6 +359,12 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
                 self._beginnings = []
         try:
             await self._write(api, [*messages])
+        except _BrokenOffError as broken_off:
+            # LangChain tells of the end of the run before it closes the model's stream, which holds
+            # the conversation: to wait, or to raise, would keep that from being closed.
+            self.last_error = broken_off.with_traceback(None)
+            logger.warning("history %r: %s", self, broken_off)
+            return
         except Exception as error:
             self.last_error = error
             logger.exception("history %r: writing failed", self)
@@ -359,6 +375,11 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         drafts = [self._draft(message) for message in messages]  # refuses before anything is sent
         entries = [to_entry(message) for message in messages]
         reports = self.reports.take_ended(lambda report: fit(report, entries))
+        if any(report.is_open for report in reports):
+            raise _BrokenOffError(
+                "The run was broken off while its answer was streamed: nothing of it was added. "
+                "What the service stores of it is in the history when that is next read."
+            )
         new = [*range(len(messages))]
         conversation_id = await self._record.conversation_id(api)
         if conversation_id is not None:

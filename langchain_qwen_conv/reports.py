@@ -35,6 +35,12 @@ class Report:
     request: TurnRequest
     outcome: Outcome | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the turn goes on, and nobody else can change its conversation."""
+        has_conversation = self.request.conversation_id or self.request.session
+        return self.outcome is None and has_conversation is not None
+
 
 class Reports:
     """The turns of the runs whose messages were not added yet."""

@@ -68,7 +68,8 @@ class Call(Generic[Reply]):
         raise NotImplementedError
 
 
-def _messages_only(items: tuple[Item, ...]) -> None:
+def messages_only(*items: Item) -> None:
+    """Raises `UsageError` unless a conversation takes these as new items."""
     for item in items:
         if not isinstance(item, Message):
             raise UsageError(
@@ -87,7 +88,7 @@ class CreateConversation(Call[Conversation]):
 
     def __post_init__(self) -> None:
         checked_items(self.items)
-        _messages_only(self.items)
+        messages_only(*self.items)
         checked_metadata(self.metadata)
 
     @property
@@ -181,7 +182,7 @@ class CreateItems(_OfConversation[tuple[Item, ...]]):
         super().__post_init__()
         checked_items(self.items, least=1)
         if not self.native:
-            _messages_only(self.items)
+            messages_only(*self.items)
 
     @property
     def repeatable(self) -> bool:

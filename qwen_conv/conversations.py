@@ -50,7 +50,7 @@ class Page:
     Attributes:
         items: The items.
         has_more: Whether more follow, if the service says so.
-        last_id: The id to go on behind; `None` on an empty page.
+        last_id: The id of the last item as the service says it; it need not be right.
     """
 
     items: tuple[Item, ...]
@@ -68,8 +68,12 @@ class Page:
         if not isinstance(data, list):
             raise ServiceFailedError(Failure("The service's answer is not a list of items"))
         items = tuple(map(from_wire, data))
-        last_id = wire.get("last_id") or (items[-1].id if items else None)
-        return cls(items, wire.get("has_more"), last_id)
+        has_more, last_id = wire.get("has_more"), wire.get("last_id")
+        return cls(
+            items,
+            has_more if isinstance(has_more, bool) else None,
+            last_id if isinstance(last_id, str) and last_id else None,
+        )
 
 
 def deleted_from_wire(wire: Json) -> None:

@@ -6,24 +6,41 @@ with `hub.run(flow, ...)` in a thread and with `await hub.arun(flow, ...)` in a 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from qwen_conv import pages
 from qwen_conv.api import Api
-from qwen_conv.calls import (
-    Call,
-    CreateConversation,
-    CreateItems,
-    DeleteConversation,
-    DeleteItem,
-    ListItems,
-)
+from qwen_conv.calls import Call, CreateConversation, DeleteConversation, messages_only
 from qwen_conv.conversations import Conversation
 from qwen_conv.decision import Known
-from qwen_conv.errors import Failure, ItemNotFoundError, ServiceFailedError
-from qwen_conv.items import Item
-from qwen_conv.limits import ITEMS_PER_REQUEST, PAGE_SIZE
+from qwen_conv.items import Item, fingerprints
+from qwen_conv.limits import ITEMS_PER_REQUEST
+from qwen_conv.pages import Pages
+from qwen_conv.retries import sent_again
+from qwen_conv.writing import (
+    Behind,
+    Said,
+    Unfinished,
+    finish_writing,
+    forget_undecided,
+    last_known,
+    remove,
+    take_up,
+)
+
+__all__ = [
+    "Pages",
+    "append",
+    "changing",
+    "clear",
+    "create",
+    "delete",
+    "read",
+    "remove",
+    "send",
+]
 
 T = TypeVar("T")
 
@@ -60,79 +77,67 @@ async def create(
 ) -> Conversation:
     """Creates a conversation with any number of messages in it, in order.
 
+    Where that failed behind the first 20 messages, creating the same again finishes it.
+
     Raises:
         UsageError: An item is not a message, or the metadata is over its limits.
+        PartlyWrittenError: A later request failed; the messages before it are written.
         ServiceError: The service refused.
     """
-    conversation = await api.send(
-        CreateConversation(tuple(items[:ITEMS_PER_REQUEST]), dict(metadata or {}))
-    )
-    api.hub.ledger.note(conversation.id, Known(exists=True, empty=not items))
-    if len(items) > ITEMS_PER_REQUEST:
-        await append(api, conversation.id, items[ITEMS_PER_REQUEST:])
+    first, rest = tuple(items[:ITEMS_PER_REQUEST]), _checked(items[ITEMS_PER_REQUEST:])
+    ledger, said, metadata = api.hub.ledger, _said(items), dict(metadata or {})
+    begun = (api.hub.base_url, api.hub.account, said, frozenset(metadata.items()))
+    conversation = ledger.unfinished_creations.pop(begun, None) if rest else None
+    if conversation is None:
+        conversation = await sent_again(api, CreateConversation(first, metadata))
+        ledger.note(conversation.id, Known(exists=True, empty=not items))
+        if first:
+            ledger.note_begun(conversation.id, first)
+    if rest:
+        async with changing(api, conversation.id):
+            behind = Behind(None, len(first))
+            todo = take_up(api, conversation.id, said) or Unfinished(said, rest, behind, len(first))
+            try:
+                await finish_writing(api, conversation.id, todo)
+            except BaseException:
+                ledger.unfinished_creations[begun] = conversation
+                raise
     return conversation
 
 
 async def append(api: Api, conversation_id: str, items: Sequence[Item]) -> tuple[Item, ...]:
     """Adds any number of messages to a conversation, in order, 20 a request.
 
+    Where an earlier adding of the same messages failed, it is finished: what was written by then,
+    or is found to have been, is not written again.
+
     Returns:
         The messages as they are stored, with their ids.
 
     Raises:
         UsageError: An item is not a message; nothing was written.
-        ServiceError: The service refused a batch; those before it are written.
+        PartlyWrittenError: A later request failed; the messages before it are written.
+        ServiceError: The service refused.
     """
-    batches = [
-        CreateItems(conversation_id, tuple(items[start : start + ITEMS_PER_REQUEST]))
-        for start in range(0, len(items), ITEMS_PER_REQUEST)
-    ]
-    stored: list[Item] = []
+    wires, said = _checked(items), _said(items)
+    if not wires:
+        return ()
     async with changing(api, conversation_id):
-        for batch in batches:
-            stored += await api.send(batch)
-    return tuple(stored)
+        todo = take_up(api, conversation_id, said)
+        if todo is None:
+            todo = Unfinished(said, wires, last_known(api.hub.ledger, conversation_id))
+        await finish_writing(api, conversation_id, todo)
+    return tuple(todo.stored)
 
 
-class Pages:
-    """Reads a conversation's items page by page, oldest first; holds no page itself.
+def _checked(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items; nothing is sent of any if one of them cannot be created."""
+    messages_only(*items)
+    return tuple(items)
 
-    Pages are asked for by `order=asc` and `limit=100`, until one is the last. Each item is
-    returned once, also where a server repeats some.
 
-    Args:
-        conversation_id: The conversation.
-        after: The id of the item to begin behind.
-    """
-
-    def __init__(self, conversation_id: str, after: str | None = None) -> None:
-        self._conversation_id = conversation_id
-        self._after = after
-        self._ids: set[str] = set()
-        self._ended = False
-
-    async def next(self, api: Api) -> tuple[Item, ...] | None:
-        """The items of the next page; `None` if there is none.
-
-        Raises:
-            ItemNotFoundError: `after` is not there.
-            ConversationNotFoundError: The conversation is not there.
-            ServiceFailedError: The server repeats its pages, so that the rest cannot be read.
-        """
-        if self._ended:
-            return None
-        page = await api.send(ListItems(self._conversation_id, after=self._after))
-        fresh = tuple(item for item in page.items if item.id is None or item.id not in self._ids)
-        self._ids.update(item.id for item in fresh if item.id is not None)
-        told = page.has_more
-        if told is False or not page.items or (told is None and len(page.items) < PAGE_SIZE):
-            self._ended = True
-        elif not fresh or page.last_id is None:
-            raise ServiceFailedError(
-                Failure(f"{self._conversation_id} cannot be read to its end: a page came twice")
-            )
-        self._after = page.last_id
-        return fresh
+def _said(items: Sequence[Item]) -> Said:
+    return tuple(fingerprints([item]) for item in items)
 
 
 async def read(api: Api, conversation_id: str, after: str | None = None) -> tuple[Item, ...]:
@@ -141,28 +146,17 @@ async def read(api: Api, conversation_id: str, after: str | None = None) -> tupl
     Raises:
         ItemNotFoundError: `after` is not there.
         ConversationNotFoundError: The conversation is not there.
-        ServiceFailedError: The server repeats its pages, so that the rest cannot be read.
+        ServiceFailedError: It cannot be read to its end, or its order cannot be told.
     """
-    pages = Pages(conversation_id, after)
-    found: list[Item] = []
-    while (page := await pages.next(api)) is not None:
-        found += page
-    return tuple(found)
+    items = await pages.read(api, conversation_id, after)
+    forget_undecided(api.hub.ledger, conversation_id)
+    return items
 
 
 async def clear(api: Api, conversation_id: str) -> None:
     """Deletes every item of a conversation; the conversation stays."""
     async with changing(api, conversation_id):
         await remove(api, conversation_id, await read(api, conversation_id))
-
-
-async def remove(api: Api, conversation_id: str, items: Iterable[Item]) -> None:
-    """Deletes some items of a conversation; one that is gone already is as it is to be."""
-    api.hub.ledger.note_deletion(conversation_id)
-    for item in items:
-        if item.id:
-            with suppress(ItemNotFoundError):
-                await api.send(DeleteItem(conversation_id, item.id))
 
 
 async def delete(api: Api, conversation_id: str) -> None:

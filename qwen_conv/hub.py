@@ -304,15 +304,16 @@ class QwenConversations:
         if self._mirrors is not None:
             self._mirrors.forget(key)
 
-    def settle(self, conversation_id: str) -> State:
+    def settle(self, conversation_id: str) -> State | None:
         """Looks what became of the turn whose outcome is not known, for up to `settle_timeout`.
 
         Returns:
-            "nothing": There is no such turn, or the conversation does not hold it: it is forgotten,
-            and may be taken again. "answered": it is there with its answer, which whoever takes the
-            same turn again is given. "unanswered": only what it sent is there; the same turn taken
-            again has it be answered. In both cases a list of messages that goes on without the turn
-            has it be taken out of the conversation, and nothing but new messages go on behind it.
+            `None`: there is no such turn. "nothing": the conversation does not hold it; it is
+            forgotten, and may be taken again. "answered": it is there with its answer, which
+            whoever takes the same turn again is given. "unanswered": only what it sent is there;
+            the same turn taken again has it be answered. In the last two cases a list of messages
+            that goes on without the turn has it be taken out of the conversation, and nothing but
+            new messages go on behind it.
 
         Raises:
             ConversationNotFoundError: The conversation is not there.
@@ -323,7 +324,7 @@ class QwenConversations:
 
         return self.run(settling.settle, checked_conversation_id(conversation_id))
 
-    async def asettle(self, conversation_id: str) -> State:
+    async def asettle(self, conversation_id: str) -> State | None:
         """Does what `settle` does, in a task."""
         from qwen_conv import settling
 

@@ -190,7 +190,7 @@ def _message_from_wire(wire: Json) -> Message:
         parts: tuple[Part, ...] = (Text(mended(content)),)
     else:
         parts = tuple(_part_from_wire(part) for part in content or () if part is not None)
-    return Message(wire.get("role", "user"), parts, wire.get("id"), wire.get("status"))
+    return Message(wire.get("role") or "user", parts, wire.get("id"), wire.get("status"))
 
 
 def _part_from_wire(wire: Json) -> Part:

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from qwen_conv.decision import Known
+from qwen_conv.items import Fingerprint, Item, fingerprints
 
 if TYPE_CHECKING:
+    from qwen_conv.conversations import Conversation
     from qwen_conv.doubt import Doubt
-    from qwen_conv.record import Said, Unfinished
+    from qwen_conv.writing import Said, Unfinished
 
 UNKNOWN = Known()
+
+
+class Written(NamedTuple):
+    """What this process has written to a conversation as messages.
+
+    Attributes:
+        begun: How many items the conversation was created with.
+        first: What the first of them says, if there were any.
+        ids: Of two items that were written since, the older one first; or of one, or of none.
+    """
+
+    begun: int = 0
+    first: tuple[Fingerprint, ...] = ()
+    ids: tuple[str, ...] = ()
+
+
+class Listing(NamedTuple):
+    """How a server lists a conversation's items, as far as that is known.
+
+    Attributes:
+        tells_more: Whether it says of a page that more follow, if they do.
+        heeds_order: Whether it takes notice of `order`.
+        oldest_first: Whether the oldest item comes first where that is asked for.
+    """
+
+    tells_more: bool | None = None
+    heeds_order: bool | None = None
+    oldest_first: bool | None = None
 
 
 class Ledger:
@@ -35,8 +66,13 @@ class Ledger:
         self._forgotten = 0
         self._written_outside: set[str] = set()
         self._pairing: dict[tuple[str, bool], tuple[bool, bool]] = {}
+        self._listing: dict[str, Listing] = {}
+        self._written: OrderedDict[str, Written] = OrderedDict()
         self.unfinished: dict[str, dict[Said, Unfinished]] = {}
         """Addings of messages that failed, by conversation and what they were to say."""
+        self.unfinished_creations: dict[tuple[object, ...], Conversation] = {}
+        """Conversations whose first messages are not all written, by where they are and what they
+        were to say."""
 
     def of(self, conversation_id: str) -> Known:
         """What is known of a conversation."""
@@ -108,6 +144,49 @@ class Ledger:
         exists = self.of(conversation_id).exists
         self.note(conversation_id, Known(exists=exists, doubt=doubt))
 
+    def note_listing(
+        self,
+        base_url: str,
+        *,
+        tells_more: bool | None = None,
+        heeds_order: bool | None = None,
+        oldest_first: bool | None = None,
+    ) -> None:
+        """Notes how a server lists items; what is `None` stays as it is known."""
+        with self._mutex:
+            old = self.listing(base_url)
+            self._listing[base_url] = Listing(
+                old.tells_more if tells_more is None else tells_more,
+                old.heeds_order if heeds_order is None else heeds_order,
+                old.oldest_first if oldest_first is None else oldest_first,
+            )
+
+    def listing(self, base_url: str) -> Listing:
+        """How a server lists items."""
+        return self._listing.get(base_url, _ANY)
+
+    def note_begun(self, conversation_id: str, items: Sequence[Item]) -> None:
+        """Notes that the conversation was created with these items."""
+        self._note_written(conversation_id, Written(len(items), fingerprints(items[:1])))
+
+    def note_written(self, conversation_id: str, items: Sequence[Item]) -> None:
+        """Notes that these items were written, in that order, behind all that was there."""
+        old = self.written(conversation_id)
+        if ids := [*old.ids[-1:], *(item.id for item in items if item.id)]:
+            ends = (ids[0], ids[-1]) if ids[1:] else (ids[0],)
+            self._note_written(conversation_id, old._replace(ids=ends))
+
+    def _note_written(self, conversation_id: str, written: Written) -> None:
+        with self._mutex:
+            self._written[conversation_id] = written
+            self._written.move_to_end(conversation_id)
+            if len(self._written) > self._most:
+                self._written.popitem(last=False)
+
+    def written(self, conversation_id: str) -> Written:
+        """What this process has written to a conversation."""
+        return self._written.get(conversation_id, _NOTHING)
+
     def forget_end(self, conversation_id: str) -> None:
         """Keeps only that the conversation is there, and a turn in doubt.
 
@@ -121,6 +200,10 @@ class Ledger:
         self.note_deletion(conversation_id)
         self.note(conversation_id, UNKNOWN)
         self.unfinished.pop(conversation_id, None)
+
+
+_ANY = Listing()
+_NOTHING = Written()
 
 
 class Ledgers:

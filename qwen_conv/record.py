@@ -7,13 +7,10 @@ that it reads only what came behind, and encodes what the Conversations API cann
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from qwen_conv.api import Api
 from qwen_conv.calls import (
-    CreateItems,
-    ListItems,
     RetrieveConversation,
     UpdateConversation,
 )
@@ -21,16 +18,12 @@ from qwen_conv.decision import UNDATED_TRUST
 from qwen_conv.encodings import RESERVED, Seal, encode, is_sealed, new_secret
 from qwen_conv.erasing import Erased, erase_stored
 from qwen_conv.errors import (
-    Failure,
-    NoReplyError,
     NotFoundError,
-    PartlyWrittenError,
-    QwenConvError,
     RequestRefusedError,
     ServiceFailedError,
     UsageError,
 )
-from qwen_conv.flows import Pages, changing, clear, create, delete, read, remove
+from qwen_conv.flows import changing, clear, create, delete, read, remove
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import (
     FunctionCall,
@@ -49,13 +42,19 @@ from qwen_conv.limits import (
     checked_metadata,
     checked_session_id,
 )
+from qwen_conv.pages import Listing, Pages, is_as_asked
 from qwen_conv.seals import keep_seal, void
+from qwen_conv.writing import (
+    Behind,
+    Said,
+    Unfinished,
+    finish_writing,
+    last_known,
+    settle_writing,
+    take_up,
+)
 
 ToolItems = Literal["encoded", "native"]
-Said = tuple[tuple[str, ...], ...]
-"""What messages say: the fingerprints of each one's items."""
-
-
 ARCHIVED = "qwen_conv_archived"
 """The pair of a conversation's metadata that tells up to which item its messages are archived."""
 
@@ -68,21 +67,6 @@ class Draft(NamedTuple):
 
     items: tuple[Item, ...]
     extra: Json | None = None
-
-
-@dataclass(slots=True)
-class Unfinished:
-    """An adding of messages that failed: what it was to write, and how far it came.
-
-    `begun` counts messages that were written with the conversation itself, `stored` are the items
-    written since, of `wires`; `behind` is the last item that was known to be there.
-    """
-
-    said: Said
-    wires: tuple[Item, ...]
-    behind: str | None
-    begun: int = 0
-    stored: list[Item] = field(default_factory=list)
 
 
 class _View(NamedTuple):
@@ -211,20 +195,20 @@ class Record:
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
             return []
+        listing = Listing(conversation_id, order="desc", limit=min(PAGE_SIZE, count + 1))
         items: list[Item] = []
-        after = None
-        while True:
-            limit = min(PAGE_SIZE, count + 1)
-            page = await api.send(ListItems(conversation_id, after, "desc", limit))
-            items[:0] = reversed(page.items)
-            ended = not page.has_more or not page.items
-            if any(isinstance(item, Message) and is_sealed(item) for item in items):
-                return (await self.read(api))[-count:]
-            reader = self._new_reader(conversation_id)
-            kept = reader.feed(items, None, ended=True)
-            if ended or len(kept) > count:
-                return kept[-count:]
-            after = page.last_id
+        kept: list[Kept] = []
+        try:
+            while len(kept) <= count and (page := await listing.next(api)) is not None:
+                if page and not items and not await is_as_asked(api, listing, page):
+                    return (await self.read(api))[-count:]
+                items[:0] = reversed(page)
+                if any(isinstance(item, Message) and is_sealed(item) for item in items):
+                    return (await self.read(api))[-count:]
+                kept = self._new_reader(conversation_id).feed(items, None, ended=True)
+        except ServiceFailedError:
+            return (await self.read(api))[-count:]  # some servers cannot go on in this order
+        return kept[-count:]
 
     async def seal_of(self, api: Api, conversation_id: str, items: Sequence[Item]) -> Seal | None:
         """The seal that is needed to understand the items, if it is."""
@@ -255,7 +239,9 @@ class Record:
 
     # --- Writing ------------------------------------------------------------------------------
 
-    async def append(self, api: Api, drafts: Sequence[Draft], *, ids: bool = False) -> list[Item]:
+    async def append(
+        self, api: Api, drafts: Sequence[Draft], *, ids: bool = False, held: str | None = None
+    ) -> list[Item]:
         """Adds messages, in order, 20 items a request; creates the session's conversation.
 
         Where an earlier adding of the same messages failed, it is finished: what was written by
@@ -265,6 +251,7 @@ class Record:
             api: What is awaited.
             drafts: The messages.
             ids: Whether the stored items are needed, with their ids.
+            held: The last item that the caller knows to be there, if that is not known here.
 
         Returns:
             The items as they are stored; none where some were written with the conversation
@@ -277,39 +264,47 @@ class Record:
         conversation_id = await self.conversation_id(api)
         said = tuple(fingerprints(draft.items) for draft in drafts)
         if conversation_id is None:
-            conversation_id, begun = await self._begin(api, drafts, ids=ids)
+            conversation_id, begun, wired = await self._begin(api, drafts, ids=ids)
             if begun == len(drafts):
                 return []
             drafts = drafts[begun:]
         else:
-            begun = 0
+            begun = wired = 0
         async with changing(api, conversation_id):
-            failed = self.hub.ledger.unfinished.pop(conversation_id, {})
-            todo = failed.pop(said, None)
-            # What was written in part is waited for; what may be is meant anew by now.
-            if failed := {each: one for each, one in failed.items() if one.begun or one.stored}:
-                self.hub.ledger.unfinished[conversation_id] = failed
+            todo = take_up(api, conversation_id, said)
             if todo is None:
                 wires = await self._wires(api, conversation_id, drafts)
-                behind = self._behind(conversation_id)
-                todo = Unfinished(said, wires, behind, begun)
-            else:
-                await self._look(api, conversation_id, todo)
-            await self._write(api, conversation_id, todo)
+                place = self._last_known(conversation_id)
+                if place is None and held:
+                    place = Behind(held)
+                todo = Unfinished(said, wires, place, wired)
+            native = self._tool_items == "native"
+            await finish_writing(api, conversation_id, todo, native=native)
         return [] if todo.begun else todo.stored
 
-    def _behind(self, conversation_id: str) -> str | None:
-        """The item that the conversation ends with, as far as this process has seen."""
-        view, head = self._current(conversation_id), self.hub.ledger.of(conversation_id).head
-        if view is not None:
-            return view.reader.after
-        return head[-1] if head else None
+    def _last_known(self, conversation_id: str) -> Behind | None:
+        """The last that the conversation is known to hold."""
+        view = self._current(conversation_id)
+        if view is None:
+            return last_known(self.hub.ledger, conversation_id)
+        return last_known(self.hub.ledger, conversation_id, view.reader.after, view.reader.ids)
 
-    async def _begin(self, api: Api, drafts: Sequence[Draft], *, ids: bool) -> tuple[str, int]:
+    async def settle(self, api: Api, said: Said) -> None:
+        """Waits until it is known how far an adding of these messages came, if it failed."""
+        conversation_id = await self.conversation_id(api)
+        if conversation_id is None:
+            return
+        todo = self.hub.ledger.unfinished.get(conversation_id, {}).get(said)
+        # Where no place is known to look behind, what the caller held before tells more.
+        if todo is not None and todo.lost_at is not None and todo.behind is not None:
+            async with changing(api, conversation_id):
+                await settle_writing(api, conversation_id, todo)
+
+    async def _begin(self, api: Api, drafts: Sequence[Draft], *, ids: bool) -> tuple[str, int, int]:
         """Creates the session's conversation, with the first messages in it if that will do.
 
         Returns:
-            The conversation, and how many of the messages it holds.
+            The conversation, how many of the messages it holds, and as how many items.
         """
         assert self.session is not None  # noqa: S101 - a conversation's id needs no beginning
         seal = Seal(new_secret())
@@ -321,9 +316,9 @@ class Record:
         bind = self.hub.registry.bind
         row = await api.ask(bind, self.hub.session(self.session), made.id)
         if row.conversation_id == made.id:
-            return made.id, len(first)
+            return made.id, len(first), len(wires)
         await delete(api, made.id)  # another process was first
-        return row.conversation_id, 0
+        return row.conversation_id, 0, 0
 
     async def _wires(
         self, api: Api, conversation_id: str, drafts: Sequence[Draft]
@@ -347,44 +342,6 @@ class Record:
             encoded = self._tool_items == "encoded" and _needs_encoding(draft)
             at += 1 if encoded else len(draft.items)
         return found
-
-    async def _look(self, api: Api, conversation_id: str, todo: Unfinished) -> None:
-        """Finds out whether the request that failed has been carried out after all."""
-        listed = await read(api, conversation_id, after=todo.behind)
-        rest = todo.wires[len(todo.stored) :]
-        starts = (
-            range(len(listed))
-            if todo.behind
-            else range(max(0, len(listed) - len(rest)), len(listed))
-        )
-        count = min(len(rest), ITEMS_PER_REQUEST)
-        for start in starts:
-            if fingerprints(listed[start : start + count]) == fingerprints(rest[:count]):
-                todo.stored += listed[start : start + count]
-                todo.behind = listed[start + count - 1].id
-                return
-
-    async def _write(self, api: Api, conversation_id: str, todo: Unfinished) -> None:
-        native = self._tool_items == "native"
-        while batch := todo.wires[len(todo.stored) :][:ITEMS_PER_REQUEST]:
-            try:
-                told = await api.send(CreateItems(conversation_id, batch, native=native))
-            except QwenConvError as error:
-                written = todo.begun + len(todo.stored)
-                if isinstance(error, NoReplyError | ServiceFailedError) or written:
-                    failed = self.hub.ledger.unfinished.setdefault(conversation_id, {})
-                    failed[todo.said] = todo
-                if written:
-                    total = todo.begun + len(todo.wires)
-                    raise PartlyWrittenError(written, total) from error
-                raise
-            try:
-                _compare(batch, told)
-            except ServiceFailedError:
-                await remove(api, conversation_id, told)
-                raise
-            todo.stored += told
-            todo.behind = told[-1].id
 
     # --- The rest -----------------------------------------------------------------------------
 
@@ -457,7 +414,7 @@ class Record:
         checked_metadata({**metadata, RESERVED: ""})
         conversation_id = await self.conversation_id(api)
         if conversation_id is None:
-            conversation_id, _ = await self._begin(api, (), ids=False)
+            conversation_id, *_ = await self._begin(api, (), ids=False)
         told = (await api.send(RetrieveConversation(conversation_id))).metadata
         own = {key: told[key] for key in OWN & told.keys()}
         await api.send(UpdateConversation(conversation_id, {**metadata, **own}))
@@ -491,18 +448,3 @@ class PagesKept:
 
 def _needs_encoding(draft: Draft) -> bool:
     return any(isinstance(item, FunctionCall | FunctionOutput) for item in draft.items)
-
-
-def _compare(sent: Sequence[Item], stored: Sequence[Item]) -> None:
-    """Raises `ServiceFailedError` unless the service stored what it was sent, but for roles."""
-    if len(sent) != len(stored):
-        raise ServiceFailedError(
-            Failure(f"The service was sent {len(sent)} messages and answered with {len(stored)}")
-        )
-    for one, other in zip(sent, stored, strict=True):
-        if isinstance(one, Message) and isinstance(other, Message):
-            other = replace(other, role=one.role)  # noqa: PLW2901 - the role is compared elsewhere
-        if fingerprints([one]) != fingerprints([other]):
-            raise ServiceFailedError(
-                Failure(f"The service stored something else than it was sent, as {other.id}")
-            )

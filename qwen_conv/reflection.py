@@ -140,6 +140,8 @@ class Reflection:
         if conversation_id is not None:
             with self._telling():
                 await self._settle(api, conversation_id)
+                if unsure := self._unsure:
+                    await self._record.settle(api, tuple(each.said for each in unsure[1]))
                 before = self.hub.ledger.of(conversation_id)
                 kept = await self._record.read(api)
                 if kept and self._read_at is None:

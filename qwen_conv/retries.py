@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from qwen_conv.errors import QwenConvError
+from qwen_conv.errors import (
+    ConversationLockedError,
+    NotConnectedError,
+    QwenConvError,
+    RateLimitedError,
+)
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
 
-    from qwen_conv.api import Patience
+    from qwen_conv.api import Api, Patience
+    from qwen_conv.calls import Call
+
+T = TypeVar("T")
+
+PASSING = (NotConnectedError, ConversationLockedError, RateLimitedError)
+"""After one of these the request was not carried out, and may be sent again later."""
+
+
+async def sent_again(api: Api, call: Call[T]) -> T:
+    """Sends a call that must not be carried out twice, again while it certainly was not once.
+
+    Raises:
+        ServiceError: The service refused.
+        NoReplyError: It did not answer.
+    """
+    since, tries = time.monotonic(), 0
+    while True:
+        tries += 1
+        try:
+            return await api.send(call)
+        except PASSING as error:
+            seconds = pause(error, tries, time.monotonic() - since, api.patience)
+            if seconds is None:
+                raise
+        await api.sleep(seconds)
 
 
 def pause(error: QwenConvError, tries: int, waited: float, patience: Patience) -> float | None:

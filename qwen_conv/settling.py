@@ -6,6 +6,7 @@ until the hub's `settle_timeout`. "Not there yet" is not "not there".
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -108,23 +109,26 @@ async def look_for(
         RetryCallState,
         retry_if_exception_type,
         retry_if_result,
-        stop_after_delay,
         wait_exponential,
     )
 
+    until = time.monotonic() + seconds
+    begun = 0.0
     response: Response | None = None
+    growing = wait_exponential(multiplier=0.05, max=1.0)
 
     async def look() -> Finding:
-        nonlocal response
+        nonlocal begun, response
+        begun = time.monotonic()
         response = response or await _stored_response(api, doubt)
         answer = response.output if response else ()
         items = await behind(api, conversation_id, doubt.behind or None)
-        is_behind = doubt.behind is not None and items is not None
+        is_behind = (doubt.behind is not None and items is not None) or bool(held)
         if items is None:
             items = await read(api, conversation_id)
         items = tuple(item for item in items if item.id not in held)
         left = doubt.left(items, answer, is_behind=is_behind)
-        if is_behind and doubt.behind and left is not None and not left.alone:
+        if is_behind and doubt.behind and not held and left is not None and not left.alone:
             # If these are all items, a turn before may be taken for the one in doubt.
             is_behind = await is_there(api, conversation_id, doubt.behind)
             left = doubt.left(items, answer, is_behind=is_behind)
@@ -137,8 +141,8 @@ async def look_for(
 
     looks = AsyncRetrying(
         sleep=api.sleep,
-        stop=stop_after_delay(max(0.0, seconds)),
-        wait=wait_exponential(multiplier=0.05, max=1.0),
+        stop=lambda _: begun >= until,  # the last look begins no sooner
+        wait=lambda state: min(growing(state), max(0.0, until - time.monotonic())),
         retry=retry_if_result(lambda found: found.state != "answered")
         | retry_if_exception_type(_PASSING),
         retry_error_callback=as_it_is,
@@ -235,8 +239,10 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
         if turn.response is None:
             await pause_after(api, turn, failure)
     elif says_so or hub.on_doubt == "resend":
-        turn.forget_doubt()
+        if not may_come:
+            turn.forget_doubt()
         await pause_after(api, turn, failure)
+        turn.forget_doubt()
     else:
         raise UndecidedError(turn.conversation_id, seconds, failure) from failure
 
@@ -274,13 +280,13 @@ def _texts(response: Response) -> list[str]:
     return [item.text for item in response.output if isinstance(item, Message)]
 
 
-async def settle(api: Api, conversation_id: str) -> State:
+async def settle(api: Api, conversation_id: str) -> State | None:
     """Looks what became of the turn in doubt on a conversation; see `QwenConversations.settle`."""
     holder = await api.lock(conversation_id)
     try:
         doubt = api.hub.ledger.of(conversation_id).doubt
         if doubt is None:
-            return "nothing"
+            return None
         finding = await look_for(api, conversation_id, doubt, seconds=api.hub.settle_timeout)
         if finding.left is None:
             api.hub.ledger.settle(conversation_id)

@@ -77,7 +77,7 @@ class Staging(Reflection):
         held = [*self._held]
         try:
             with self._telling():
-                stored = await self._record.append(api, drafts)
+                stored = await self._record.append(api, drafts, held=self._behind())
             conversation_id = await self._record.conversation_id(api)
         except BaseException as error:
             if not isinstance(error, NOT_RUN):

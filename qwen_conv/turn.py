@@ -14,11 +14,9 @@ from qwen_conv.calls import CreateResponse
 from qwen_conv.decision import Attach, OnDivergence, Span
 from qwen_conv.doubt import Doubt, forms_of
 from qwen_conv.errors import (
-    ConversationLockedError,
     ConversationNotFoundError,
     KeyRefusedError,
     NoReplyError,
-    NotConnectedError,
     NotFoundError,
     PermissionRefusedError,
     QwenConvError,
@@ -37,12 +35,10 @@ from qwen_conv.locks import Holder
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
 from qwen_conv.registry import Row
 from qwen_conv.responses import Delta, Reading, Response
+from qwen_conv.retries import PASSING
 from qwen_conv.stamps import Stamp
 
 Decision = Literal["attached", "stateless", "chained", "rebased", "recovered"]
-
-_PASSING = (NotConnectedError, ConversationLockedError, RateLimitedError)
-"""After one of these the request was not carried out, and may be sent again later."""
 
 NOT_RUN = (
     UsageError,
@@ -50,7 +46,7 @@ NOT_RUN = (
     NotFoundError,
     KeyRefusedError,
     PermissionRefusedError,
-    *_PASSING,
+    *PASSING,
 )
 """After one of these the conversation is as it was, unless a stream had begun."""
 
@@ -251,7 +247,7 @@ class Turn:
         """Whether the failure need not be the turn's."""
         if self.in_flight:
             return self.conversation_id is not None
-        if isinstance(error, _PASSING):
+        if isinstance(error, PASSING):
             return not self.call.repeatable  # the SDK has tried the others again by now
         mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
         return mends(error)
@@ -315,9 +311,10 @@ class Turn:
         """
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
-        end = "" if known.empty else next(reversed(known.head), None)
         held = self.request.local.entries()[: -len(self.plan.send)]
         before = tuple(chain.from_iterable(entry.said for entry in held))
+        ends = known.head or self.hub.ledger.written(self.conversation_id).ids
+        end = "" if known.empty else next(reversed(ends), None)
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),

@@ -267,6 +267,7 @@ async def end(api: Api, turn: Turn) -> Outcome:
         stamp = sealed(stamp, hub.secret)
         return Outcome(response, request.model, turn.decision, turn.why, stamp)
     hub.ledger.note(turn.conversation_id, known)
+    hub.ledger.note_written(turn.conversation_id, response.output)
     if not turn.is_last:
         hub.ledger.forget_end(turn.conversation_id)
     await note_response(api, turn.conversation_id, response.id)

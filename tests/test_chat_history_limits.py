@@ -45,7 +45,8 @@ def long():
     with OfflineServer() as server:
         hub = QwenConversations(api_key="any", base_url=server.base_url)
         conversation = hub.run(flows.create).id
-        items = [Message.of("user", f"message {number}") for number in range(10_000)]
+        roles = ("user", "assistant") * 5_000
+        items = [Message.of(role, f"message {number}") for number, role in enumerate(roles)]
         hub.run(flows.append, conversation, items)
         yield server, conversation
 
@@ -224,6 +225,7 @@ def failing(monkeypatch, hub):
     """Has the n-th request that creates items fail, before or after the service carried it out."""
 
     def prepare(count, *, committed):
+        hub.settle_timeout = 0.0
         client = hub.sync()._client
         post, calls = client.post, []
 

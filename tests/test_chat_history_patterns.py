@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from conftest import MODEL, WAYS, another_process, asked, invoke, said
@@ -604,3 +605,20 @@ def test_a_turn_that_failed_in_a_run_leaves_nothing_to_claim(take_any, server, h
     server.script = lambda _context, _request: ANSWER
     take_any(chain, asks("list", "three"), CONFIG)
     assert said(server, of_session(hub))[2:] == ["user: three", f"assistant: {ANSWER}"]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["list", "prompt"])
+def test_a_run_that_is_broken_off_leaves_the_conversation_free(server, hub, mode, pieces):
+    histories = []
+    chain = with_history(lambda ours: ours, mode, hub, histories)
+    invoke(chain, asks(mode, "one"), CONFIG)
+    with closing(chain.stream(asks(mode, "two"), CONFIG)) as stream:
+        for _ in range(pieces):
+            next(stream)
+    assert len(said(server, of_session(hub))) in {2, 4}  # what the service made of it
+    invoke(chain, asks(mode, "three"), CONFIG)
+    stored = said(server, of_session(hub))
+    assert stored[-2:] == ["user: three", f"assistant: {ANSWER}"]
+    assert stored.count("user: two") == stored.count("user: three") == 1
+    assert stored[1::2] == [f"assistant: {ANSWER}"] * 3

@@ -176,7 +176,7 @@ def test_two_sessions_never_mix(opened, hub):
 
 
 def test_many_are_written_twenty_a_request_and_read_a_hundred_a_page(opened, hub, server):
-    many = [("user" if number % 2 else "assistant", f"Number {number}") for number in range(105)]
+    many = [("assistant" if number % 2 else "user", f"Number {number}") for number in range(106)]
     opened(hub, "alice").add(*many)
     writes = [one for one in asked(server) if one.startswith("POST")]
     assert len(writes) == 6

@@ -84,8 +84,10 @@ def test_a_conversation_begins_with_any_number_of_messages(run, server):
 def test_a_batch_that_is_refused_leaves_those_before_it_written(run, server):
     made = run(flows.create)
     wrong = [*hellos(20), Message.of("user", "")]
-    with pytest.raises(errors.RequestRefusedError):
+    with pytest.raises(errors.PartlyWrittenError) as raised:
         run(flows.append, made.id, wrong)
+    assert (raised.value.written, raised.value.total) == (20, 21)
+    assert isinstance(raised.value.__cause__, errors.RequestRefusedError)
     assert len(server.items(made.id)) == 20
 
 
@@ -97,7 +99,7 @@ def test_nothing_is_sent_of_messages_that_cannot_all_be_stored(run, server):
     assert asked(server) == []
 
 
-@pytest.mark.parametrize(("count", "requests"), [(0, 1), (99, 1), (100, 1), (101, 2), (250, 3)])
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (99, 1), (100, 2), (101, 2), (250, 3)])
 def test_a_conversation_is_read_whole_and_in_order_a_hundred_a_request(
     run, server, count, requests
 ):
@@ -105,7 +107,10 @@ def test_a_conversation_is_read_whole_and_in_order_a_hundred_a_request(
     server.requests.clear()
     assert texts(run(flows.read, made.id)) == texts(hellos(count))
     assert len(server.requests) == requests
-    assert {(r.query["order"], r.query["limit"]) for r in server.requests} == {("asc", "100")}
+    pages = {("asc", "100")}
+    if count == 100:  # a full page that calls itself the last: whether that is to be believed
+        pages |= {("desc", "1")}
+    assert {(r.query["order"], r.query["limit"]) for r in server.requests} == pages
 
 
 def test_what_came_behind_an_item_is_read_alone(run, server):

@@ -56,7 +56,7 @@ def answers(count, start=0):
 
 
 def test_a_read_costs_one_request_and_the_next_ones_nothing(server, hub, store, costs):
-    store.set_messages("alice", answers(3))
+    store.set_messages("alice", [user("hi"), *answers(3)])
     there = Driven(store.way, conversations=another_process(server, registry=hub.registry))
     assert costs(there.get_messages, "alice") == [LIST, METADATA]  # which tells what is archived
     assert costs(there.get_messages, "alice") == []
@@ -348,6 +348,7 @@ def failing(monkeypatch, hub):
     """Has the n-th request of a kind fail, before or after the service carried it out."""
 
     def prepare(count, *, committed, method="post", ends="/items"):
+        hub.settle_timeout = 0.0
         client = hub.sync()._client
         send, calls = getattr(client, method), []
 
@@ -443,6 +444,7 @@ def held_up(monkeypatch, hub):
     came, go = threading.Event(), threading.Event()
 
     def prepare(method, ends):
+        hub.settle_timeout = 0.0
         client = hub.sync()._client
         send = getattr(client, method)
 

@@ -210,7 +210,7 @@ def test_a_turn_that_is_stored_after_all_is_found_when_it_is_asked_again(talk, r
 
 
 def test_what_is_settled_by_hand_may_be_asked_again(talk, relay):
-    assert talk.hub.settle(talk.id) == "nothing"
+    assert talk.hub.settle(talk.id) is None
     relay.faults = [never_ran]
     with pytest.raises(errors.UndecidedError):
         talk.ask("one")

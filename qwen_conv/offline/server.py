@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from qwen_conv.offline.app import BASE_PATHS, application
 from qwen_conv.offline.responder import Script, quote
@@ -72,7 +73,7 @@ class OfflineServer:
             raise
         self._server = uvicorn.Server(
             uvicorn.Config(
-                application(self._service, api_keys),
+                self._application(api_keys),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -81,6 +82,9 @@ class OfflineServer:
             )
         )
         self._thread: threading.Thread | None = None
+
+    def _application(self, api_keys: Collection[str] | None) -> ASGIApp:
+        return application(self._service, api_keys)
 
     @property
     def base_url(self) -> str:

@@ -1,0 +1,1 @@
+"""Fault injection over the offline server, from a seed: `make chaos`."""
