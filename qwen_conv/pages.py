@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwen_conv.api import Api
-from qwen_conv.calls import ListItems, Order
+from qwen_conv.calls import ListItems, Order, RetrieveItem
 from qwen_conv.conversations import Page
 from qwen_conv.errors import (
     Failure,
@@ -271,6 +271,18 @@ async def _all(api: Api, listing: Listing) -> tuple[Item, ...]:
     while (page := await listing.next(api)) is not None:
         found += page
     return tuple(found)
+
+
+async def is_there(api: Api, conversation_id: str, item_id: str) -> bool:
+    """Whether a conversation has an item of that id: to list what is behind it need not tell.
+
+    Some services take no notice of an id that they do not know, and list all items.
+    """
+    try:
+        await api.send(RetrieveItem(conversation_id, item_id))
+    except (NotFoundError, RequestRefusedError):
+        return False
+    return True
 
 
 def _behind(items: tuple[Item, ...], after: str | None) -> tuple[Item, ...]:

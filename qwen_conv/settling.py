@@ -16,7 +16,6 @@ from qwen_conv.calls import (
     CreateItems,
     CreateResponse,
     RetrieveConversation,
-    RetrieveItem,
     RetrieveResponse,
 )
 from qwen_conv.doubt import Doubt, Left
@@ -34,6 +33,7 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import read, remove
 from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, to_wire
+from qwen_conv.pages import is_there
 from qwen_conv.pairing import told, with_results
 from qwen_conv.responses import Response
 from qwen_conv.retries import pause
@@ -174,18 +174,6 @@ async def behind(api: Api, conversation_id: str, item_id: str | None) -> tuple[I
     if item_id is not None and any(item.id == item_id for item in items):
         return None  # the server took no notice of where to begin
     return items
-
-
-async def is_there(api: Api, conversation_id: str, item_id: str) -> bool:
-    """Whether a conversation has an item of that id: to list what is behind it need not tell.
-
-    Some services take no notice of an id that they do not know, and list all items.
-    """
-    try:
-        await api.send(RetrieveItem(conversation_id, item_id))
-    except (NotFoundError, RequestRefusedError):
-        return False
-    return True
 
 
 async def checked(api: Api, conversation_id: str) -> None:

@@ -311,10 +311,10 @@ class Turn:
         """
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
-        held = self.request.local.entries()[: -len(self.plan.send)]
-        before = tuple(chain.from_iterable(entry.said for entry in held))
         ends = known.head or self.hub.ledger.written(self.conversation_id).ids
         end = "" if known.empty else next(reversed(ends), None)
+        held = self.request.local.entries()[: -len(self.plan.send)]
+        before = tuple(chain.from_iterable(entry.said for entry in held))
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),

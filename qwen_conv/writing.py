@@ -13,22 +13,20 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from qwen_conv.api import Api
-from qwen_conv.calls import CreateItems, DeleteItem, RetrieveItem
+from qwen_conv.calls import CreateItems, DeleteItem
 from qwen_conv.errors import (
     Failure,
     ItemNotFoundError,
     NoReplyError,
     NotConnectedError,
-    NotFoundError,
     PartlyWrittenError,
     QwenConvError,
-    RequestRefusedError,
     ServiceFailedError,
 )
 from qwen_conv.items import Item, Message, fingerprints
 from qwen_conv.ledger import Ledger
 from qwen_conv.limits import ITEMS_PER_REQUEST
-from qwen_conv.pages import read
+from qwen_conv.pages import is_there, read
 from qwen_conv.retries import sent_again
 
 Said = tuple[tuple[str, ...], ...]
@@ -197,7 +195,7 @@ async def settle_writing(api: Api, conversation_id: str, todo: Unfinished) -> No
     if todo.behind is None:
         todo.behind = await _decided(api, conversation_id, todo)
     anchor = todo.behind.item_id
-    anchored = anchor is None or await _is_there(api, conversation_id, anchor)
+    anchored = anchor is None or await is_there(api, conversation_id, anchor)
     pause = FIRST_PAUSE
     while True:
         left = todo.lost_at + api.hub.settle_timeout - time.monotonic()
@@ -227,14 +225,6 @@ async def _decided(api: Api, conversation_id: str, todo: Unfinished) -> Behind:
             "read it. Read it: if they are missing, add them again."
         )
     return Behind(listed[-1].id, 0) if listed and listed[-1].id else Behind(None, len(listed))
-
-
-async def _is_there(api: Api, conversation_id: str, item_id: str) -> bool:
-    try:
-        await api.send(RetrieveItem(conversation_id, item_id))
-    except (NotFoundError, RequestRefusedError):
-        return False
-    return True
 
 
 def _found(listed: tuple[Item, ...], todo: Unfinished, *, anchored: bool) -> tuple[Item, ...]:
