@@ -128,7 +128,7 @@ async def look_for(
             items = await read(api, conversation_id)
         items = tuple(item for item in items if item.id not in held)
         left = doubt.left(items, answer, is_behind=is_behind)
-        if is_behind and doubt.behind and left is not None and not left.alone:
+        if is_behind and doubt.behind and not held and left is not None and not left.alone:
             # If these are all items, a turn before may be taken for the one in doubt.
             is_behind = await is_there(api, conversation_id, doubt.behind)
             left = doubt.left(items, answer, is_behind=is_behind)
