@@ -22,7 +22,7 @@ from qwen_conv import errors
 _MOST = 200
 """Characters of an error that are reported."""
 
-TRIES = 6
+TRIES = 9
 """How often a step is tried before it is given up."""
 
 
