@@ -25,9 +25,9 @@ from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, Reasoni
 from qwen_conv.ledger import Written
 from qwen_conv.limits import PAGE_SIZE, checked_id
 
-USUAL_PAGES = frozenset({10, 20, 25, 50, PAGE_SIZE})
-"""Items of a page that a server may have cut by a limit of its own: 20 is the documented default,
-the others are usual elsewhere. Some servers say of such a page that nothing follows, always."""
+USUAL_PAGES = frozenset({20, PAGE_SIZE})
+"""Items of a page that a server may have cut by a limit of its own: 20 is the documented default.
+Some servers say of such a page that nothing follows, always."""
 
 LOST_CURSORS = 5
 """How often the item to go on behind may be gone in one reading; more is no coincidence."""

@@ -283,6 +283,7 @@ def test_a_thread_goes_on_after_a_turn_that_failed(way, output_ids, failed_turn,
 
 
 def test_no_conversation_is_left_behind_by_a_new_branch_that_failed(server, hub, model, way):
+    hub.max_retries = 0
     driven = Driven(agent_on(hub), way)
     driven.ask("one")
     fork = driven.agent.get_state(driven.config).config

@@ -13,6 +13,9 @@ from chaos.judge import judged, judged_crowd
 from chaos.plan import planned
 from chaos.run import lived
 
+# What httpx streams is left to the garbage collector, which may come while another loop runs.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <async_generator")
+
 SEED, TURNS, LENGTHS = 41, 210, (2, 3)
 TOLD = [f"{role}: {number}" for number in range(4) for role in ("question", "answer")]
 

@@ -463,7 +463,7 @@ def test_a_history_whose_deletion_failed_says_why_and_can_be_deleted_again(serve
 
 
 def test_an_item_whose_id_leads_elsewhere_is_left_and_not_asked_for(erased):
-    listed = b'{"data": [{"type": "message", "id": "../../responses/1", "role": "user"}]}'
+    listed = b'{"data": [{"type": "message", "id": "../../responses/1", "role": "user"}], "has_more": false}'
     with answering(listed) as address:
         hub = QwenConversations(api_key="any", base_url=address, registry=MemoryRegistry())
         hub.registry.bind(hub.session("alice"), CONVERSATION)

@@ -205,7 +205,7 @@ def test_a_redirect_takes_nothing_along(act, status):
 
         with (
             serving(leads_on) as (address, _),
-            pytest.raises(errors.ServiceFailedError, match="pass that address as base_url"),
+            pytest.raises(errors.RequestRefusedError, match="pass that address as base_url"),
         ):
             act(address)
         assert came == []

@@ -363,7 +363,7 @@ def test_a_question_is_answered_though_a_call_before_it_was_given_no_result(take
 # --- Streams ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("events", range(8))
+@pytest.mark.parametrize("events", [0, 1, 4, 7])
 def test_a_stream_that_is_cut_goes_on_with_what_is_found(streamed, relay, events):
     relay.faults = [cut(events)]
     assert streamed.ask("one two three") == "You said: one two three"
