@@ -324,7 +324,8 @@ async def is_as_asked(api: Api, listing: Listing, items: Sequence[Item]) -> bool
             return told
         if not listing.is_whole:
             return False
-        oldest_first = _shown(items) if ledger.listing(base_url).heeds_order is False else None
+        is_deaf = ledger.listing(base_url).heeds_order is False
+        oldest_first = _shown(items, ended=listing.ended) if is_deaf else None
         if oldest_first is None:
             raise _unreadable(
                 listing.conversation_id,
@@ -382,9 +383,11 @@ def _is_regular(items: Sequence[Item], listing: Listing) -> bool:
     return not (begins and _is_answer(items[0])) and not (ends and not _is_answer(items[-1]))
 
 
-def _shown(items: Sequence[Item]) -> bool | None:
-    """Whether the oldest item comes first, as far as the two ends show it."""
+def _shown(items: Sequence[Item], *, ended: bool) -> bool | None:
+    """Whether the oldest item comes first, as far as the two ends show it, or the first alone."""
     first, last = map(_is_answer, (items[0], items[-1]))
+    if not ended:
+        return False if first else None
     return None if first == last else last
 
 
