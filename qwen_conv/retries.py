@@ -25,6 +25,11 @@ PASSING = (NotConnectedError, ConversationLockedError, RateLimitedError)
 """After one of these the request was not carried out, and may be sent again later."""
 
 
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 8.0
+"""Seconds, without the part that is random; each pause is twice the last."""
+
+
 async def sent_again(api: Api, call: Call[T]) -> T:
     """Sends a call that must not be carried out twice, again while it certainly was not once.
 
@@ -66,11 +71,11 @@ def _grown(tries: int) -> float:
 
     state = RetryCallState(Retrying(), None, (), {})
     state.attempt_number = tries
-    return _growing()(state)
+    return _growing(FIRST_PAUSE)(state)
 
 
 @cache
-def _growing() -> wait_base:
+def _growing(first: float) -> wait_base:
     from tenacity import wait_exponential, wait_random
 
-    return wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.5)
+    return wait_exponential(multiplier=first, max=LONGEST_PAUSE) + wait_random(0.0, first)

@@ -45,6 +45,7 @@ def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("qwen_conv.hub.PROCESS_LEDGERS", Ledgers())
     watched: set[Mirrors] = set()
     monkeypatch.setattr("qwen_conv.mirrors._WATCHED", watched)
+    monkeypatch.setattr("qwen_conv.retries.FIRST_PAUSE", 0.01)
     yield
     for mirrors in [*watched]:
         for mirror in mirrors._all():
