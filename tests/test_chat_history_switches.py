@@ -23,7 +23,7 @@ def run(request):
     return taken
 
 
-@pytest.mark.parametrize("mode", ["list", "prompt"])
+@pytest.mark.parametrize("mode", ["prompt"])
 @pytest.mark.parametrize("name", ["ours, parsed", "two of ours", "a vendor's"])
 @pytest.mark.parametrize(("switch", "value"), OTHERS)
 def test_runs_of_two_processes_store_each_message_once(run, switch, value, name, mode):

@@ -307,5 +307,5 @@ class Conversation(RuleBasedStateMachine):
         assert len(ids) == len(set(ids))
 
 
-Conversation.TestCase.settings = settings(max_examples=1000, stateful_step_count=40, deadline=None)
+Conversation.TestCase.settings = settings(max_examples=600, stateful_step_count=40, deadline=None)
 TestConversation = Conversation.TestCase

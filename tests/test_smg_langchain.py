@@ -14,15 +14,16 @@ from agents import (
     model,
     settled,
     transcript,
-    way,
     weather,
 )
 from conftest import (
     MODEL,
+    ainvoke,
     another_process,
     eventually,
     invoke,
     said,
+    stream,
 )
 from langchain.agents import create_agent
 from langchain_core.messages import (
@@ -49,6 +50,17 @@ from qwen_conv.items import Message
 from qwen_conv.offline import CallTool, Fail, Say
 
 pytestmark = pytest.mark.usefixtures("model")
+
+
+# The other two ways are taken on the offline server; a server cannot tell threads from tasks.
+@pytest.fixture(params=["stream", "ainvoke"])
+def way(request):
+    return request.param
+
+
+@pytest.fixture
+def take(way):
+    return {"stream": stream, "ainvoke": ainvoke}[way]
 
 
 @pytest.fixture

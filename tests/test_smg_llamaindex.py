@@ -36,7 +36,7 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["chat", "astream_chat"])
 def way(request):
     """Asks an LLM in one of the four ways; the answer."""
     return WAYS[request.param]
