@@ -109,7 +109,8 @@ class QwenConversations:
         client: A ready `openai.OpenAI` to use instead of one of our own.
         async_client: A ready `openai.AsyncOpenAI`; it serves the event loop it was made for.
         settle_timeout: Seconds to look again and again for a turn whose reply did not come:
-            services store turns late. 1.5 were seen (SMG 1.13.0, 2026-11-20).
+            services store turns late. SMG 1.13.0 stores one whose client has left its stream when
+            the model has ended (measured 2026-11-25).
         on_doubt: What to do about a turn that is not found by then: raise `UndecidedError`
             ("raise"), or send it again, which may store it twice ("resend").
         allow_plain_http: Allows a base URL that is neither https nor on this machine.

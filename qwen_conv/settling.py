@@ -6,7 +6,6 @@ until the hub's `settle_timeout`. "Not there yet" is not "not there".
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -33,6 +32,7 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import read, remove
 from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, to_wire
+from qwen_conv.looking import look_again, may_come
 from qwen_conv.pages import is_there
 from qwen_conv.pairing import told, with_results
 from qwen_conv.responses import Response
@@ -44,10 +44,6 @@ State = Literal["nothing", "unanswered", "answered"]
 
 SENT = (Message, FunctionCall, FunctionOutput)
 """What of a conversation's items can be sent."""
-
-_GATEWAYS = frozenset({502, 504})
-"""What speaks there stands before the service, and does not know what became of the request
-(RFC 9110, sections 15.6.3 and 15.6.5)."""
 
 _PASSING = (NoReplyError, RateLimitedError, ServiceFailedError)
 """Failures of a look, after which the next one may succeed."""
@@ -104,22 +100,10 @@ async def look_for(
         ServiceError: The last look failed.
         NoReplyError: The last look failed.
     """
-    from tenacity import (
-        AsyncRetrying,
-        RetryCallState,
-        retry_if_exception_type,
-        retry_if_result,
-        wait_exponential,
-    )
-
-    until = time.monotonic() + seconds
-    begun = 0.0
     response: Response | None = None
-    growing = wait_exponential(multiplier=0.05, max=1.0)
 
     async def look() -> Finding:
-        nonlocal begun, response
-        begun = time.monotonic()
+        nonlocal response
         response = response or await _stored_response(api, doubt)
         answer = response.output if response else ()
         items = await behind(api, conversation_id, doubt.behind or None)
@@ -134,21 +118,13 @@ async def look_for(
             left = doubt.left(items, answer, is_behind=is_behind)
         return Finding(left, response)
 
-    def as_it_is(last: RetryCallState) -> Finding:
-        assert last.outcome is not None  # noqa: S101 - there was a look
-        found: Finding = last.outcome.result()
-        return found
-
-    looks = AsyncRetrying(
-        sleep=api.sleep,
-        stop=lambda _: begun >= until,  # the last look begins no sooner
-        wait=lambda state: min(growing(state), max(0.0, until - time.monotonic())),
-        retry=retry_if_result(lambda found: found.state != "answered")
-        | retry_if_exception_type(_PASSING),
-        retry_error_callback=as_it_is,
+    return await look_again(
+        api,
+        look,
+        is_found=lambda found: found.state == "answered",
+        seconds=seconds,
+        passing=_PASSING,
     )
-    finding: Finding = await looks(look)
-    return finding
 
 
 async def _stored_response(api: Api, doubt: Doubt) -> Response | None:
@@ -204,11 +180,10 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
     """
     assert turn.conversation_id is not None  # noqa: S101 - only there anything is left
     hub = api.hub
-    # A service that says that it failed, knows; what else there is to find may come late.
     says_so = isinstance(failure, ServiceError) and not isinstance(failure, UnreadableError)
-    may_come = not says_so or (isinstance(failure, ServiceError) and failure.status in _GATEWAYS)
-    doubt = turn.note_doubt(may_come=may_come)
-    seconds = hub.settle_timeout if may_come else 0.0
+    is_late = may_come(failure)
+    doubt = turn.note_doubt(may_come=is_late)
+    seconds = hub.settle_timeout if is_late else 0.0
     try:
         finding = await look_for(api, turn.conversation_id, doubt, seconds=seconds)
     except ConversationNotFoundError:
@@ -227,7 +202,7 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
         if turn.response is None:
             await pause_after(api, turn, failure)
     elif says_so or hub.on_doubt == "resend":
-        if not may_come:
+        if not is_late:
             turn.forget_doubt()
         await pause_after(api, turn, failure)
         turn.forget_doubt()

@@ -26,17 +26,12 @@ from qwen_conv.errors import (
 from qwen_conv.items import Item, Message, fingerprints
 from qwen_conv.ledger import Ledger
 from qwen_conv.limits import ITEMS_PER_REQUEST
+from qwen_conv.looking import look_again, may_come
 from qwen_conv.pages import is_there, read
 from qwen_conv.retries import sent_again
 
 Said = tuple[tuple[str, ...], ...]
 """What messages say: the fingerprints of each one's items."""
-
-GATEWAYS = frozenset({502, 504})
-"""The HTTP statuses of a gateway that has lost the service's reply."""
-
-FIRST_PAUSE = 0.1
-"""Seconds between the first two looks for what may be stored late; each pause is twice the last."""
 
 
 class Behind(NamedTuple):
@@ -170,8 +165,7 @@ async def _written(
         )
         if not is_refused:
             todo.lost_at = time.monotonic()
-            status = getattr(error, "status", None)
-            todo.may_be_late = not isinstance(error, ServiceFailedError) or status in GATEWAYS
+            todo.may_be_late = may_come(error)
         raise
     try:
         _compare(batch, told)
@@ -196,19 +190,19 @@ async def settle_writing(api: Api, conversation_id: str, todo: Unfinished) -> No
         todo.behind = await _decided(api, conversation_id, todo)
     anchor = todo.behind.item_id
     anchored = anchor is None or await is_there(api, conversation_id, anchor)
-    pause = FIRST_PAUSE
-    while True:
-        left = todo.lost_at + api.hub.settle_timeout - time.monotonic()
+    begun = todo.behind.begun
+
+    async def look() -> tuple[Item, ...]:
         listed = await read(api, conversation_id, after=anchor if anchored else None)
-        if found := _found(listed[todo.behind.begun :], todo, anchored=anchored):
-            todo.note_stored(found)
-            api.hub.ledger.note_written(conversation_id, found)
-            return
-        if left <= 0 or not todo.may_be_late:
-            todo.lost_at = None
-            return
-        await api.sleep(min(pause, left))
-        pause *= 2
+        return _found(listed[begun:], todo, anchored=anchored)
+
+    late = todo.lost_at + api.hub.settle_timeout - time.monotonic()
+    seconds = late if todo.may_be_late else 0.0
+    if found := await look_again(api, look, is_found=bool, seconds=seconds):
+        todo.note_stored(found)
+        api.hub.ledger.note_written(conversation_id, found)
+    else:
+        todo.lost_at = None
 
 
 async def _decided(api: Api, conversation_id: str, todo: Unfinished) -> Behind:

@@ -27,13 +27,23 @@ import pytest
 from agents import local_transcript, settled, transcript
 from conftest import MODEL
 
-from qwen_conv import flows
-from qwen_conv.offline import OfflineServer
+from qwen_conv import errors, flows
+from qwen_conv.offline import Fail, OfflineServer
 from qwen_conv.offline.model import input_items
 from qwen_conv.offline.responder import quote
 
 BINARY = Path(sys.executable).with_name("smg")
 HEADERS = {"content-type": "application/json", "authorization": "Bearer any"}
+
+
+FAILURES = {
+    "429": (Fail("slow down", "Throttling.RateQuota", 429), errors.RateLimitedError),
+    "500": (Fail("out of order", "InternalError", 500), errors.ServiceFailedError),
+    "in the middle of a stream": (
+        Fail("out of order", "InternalError", 500, after=1),
+        errors.ServiceFailedError,
+    ),
+}
 
 
 class Held:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from conftest import MODEL, another_process, asked, invoke, said
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
+from llama_store import server, standing
 from lossy import relayed
 from test_other_servers import answering
 from test_outbox import LASTING, database
@@ -24,18 +25,6 @@ from qwen_conv.registry import MemoryRegistry, SqlRegistry, Traces
 
 DAY = 24 * 60 * 60
 CONVERSATION = "conv_1"
-
-
-@pytest.fixture(scope="module")
-def standing():
-    with OfflineServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(standing):
-    standing.requests.clear()
-    return standing
 
 
 @pytest.fixture(params=["in the process", "in memory", *LASTING])

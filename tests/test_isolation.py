@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
+from llama_store import server, standing
 from lossy import relayed
 from test_outbox import LASTING, database
 
@@ -24,18 +25,6 @@ from qwen_conv.stamps import Stamp
 
 HI = (Message.of("user", "hi"),)
 HERE = "https://example.com/v1"
-
-
-@pytest.fixture(scope="module")
-def standing():
-    with OfflineServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(standing):
-    standing.requests.clear()
-    return standing
 
 
 # --- Ids ----------------------------------------------------------------------------------------

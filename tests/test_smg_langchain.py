@@ -39,7 +39,7 @@ from langchain_core.messages import (
 from langgraph.checkpoint.memory import InMemorySaver
 from lossy import lost, relayed
 from pydantic import BaseModel
-from smg_server import begun, holds, is_exact, refused, server
+from smg_server import FAILURES, begun, holds, is_exact, refused, server
 from test_chat_history_patterns import CONFIG, TAILS, asks, of_session, take_any, with_history
 from test_chat_model_turns import in_turns
 
@@ -558,15 +558,6 @@ def test_an_agent_on_a_chain_of_responses_needs_no_middleware(server, chain, way
 
 
 # --- Failures ---------------------------------------------------------------------------------
-
-FAILURES = {
-    "429": (Fail("slow down", "Throttling.RateQuota", 429), errors.RateLimitedError),
-    "500": (Fail("out of order", "InternalError", 500), errors.ServiceFailedError),
-    "in the middle of a stream": (
-        Fail("out of order", "InternalError", 500, after=1),
-        errors.ServiceFailedError,
-    ),
-}
 
 
 @pytest.mark.parametrize("failure", FAILURES)

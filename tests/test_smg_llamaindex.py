@@ -16,7 +16,7 @@ from llama_store import WAYS as STORE_WAYS
 from llama_store import Driven, assistant, calling, numbered, place, result, texts, user
 from lossy import lost, relayed
 from pydantic import BaseModel
-from smg_server import begun, server
+from smg_server import FAILURES, begun, server
 from test_llama_engines import ERRANDS, KINDS, QUESTIONS, shapes, shapes_of, spoken
 from test_llama_llm_bound import SYSTEM, conversation_of, dialog, dumped
 
@@ -348,15 +348,6 @@ def test_what_another_process_deleted_at_the_end_is_not_read_any_more(server, hu
 
 
 # --- Failures ---------------------------------------------------------------------------------
-
-FAILURES = {
-    "429": (Fail("slow down", "Throttling.RateQuota", 429), errors.RateLimitedError),
-    "500": (Fail("out of order", "InternalError", 500), errors.ServiceFailedError),
-    "in the middle of a stream": (
-        Fail("out of order", "InternalError", 500, after=1),
-        errors.ServiceFailedError,
-    ),
-}
 
 
 @pytest.mark.parametrize("failure", FAILURES)

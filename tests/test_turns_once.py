@@ -241,6 +241,23 @@ def test_an_equal_turn_before_is_not_taken_for_the_one_in_doubt(talk, relay):
     assert talk.holds == ["user: yes", "assistant: ok"] * 3
 
 
+def test_an_old_turn_is_not_taken_for_it_though_others_wrote_and_ids_are_new():
+    with (
+        OfflineServer(always("ok"), output_ids="new") as server,
+        relayed(server.base_url) as relay,
+    ):
+        talk = Talk("langchain invoke", server, relay)
+        messages = []
+        for question in ("yes", "no"):
+            messages.append(HumanMessage(question))
+            messages.append(talk.model.invoke(messages))
+        there = another_process(server)
+        invoke(ChatQwenConv(model=MODEL, conversations=there, conversation_id=talk.id), "else")
+        relay.faults = [never_ran]
+        with pytest.raises(errors.UndecidedError):
+            talk.model.invoke([*messages, HumanMessage("yes")])
+
+
 def test_what_others_wrote_meanwhile_stays(talk, relay):
     talk.ask("zero")
     relay.faults = [never_ran]

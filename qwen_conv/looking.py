@@ -1,0 +1,81 @@
+"""How a request whose reply was lost is looked for: again and again, for services store late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from qwen_conv.api import Api
+from qwen_conv.errors import ServiceError, UnreadableError
+
+T = TypeVar("T")
+
+_GATEWAYS = frozenset({502, 504})
+"""What speaks there stands before the service, and does not know what became of the request
+(RFC 9110, sections 15.6.3 and 15.6.5)."""
+
+
+def may_come(failure: BaseException) -> bool:
+    """Whether a request that failed so may be carried out yet.
+
+    A service that says that it failed, knows; what else there is to find may come late.
+    """
+    if isinstance(failure, ServiceError) and not isinstance(failure, UnreadableError):
+        return failure.status in _GATEWAYS
+    return True
+
+
+async def look_again(
+    api: Api,
+    look: Callable[[], Awaitable[T]],
+    *,
+    is_found: Callable[[T], bool],
+    seconds: float,
+    passing: tuple[type[Exception], ...] = (),
+) -> T:
+    """Looks until it is found, or the time is over; the last look begins no sooner.
+
+    Args:
+        api: What is awaited.
+        look: One look.
+        is_found: Whether what a look has found is the end of it.
+        seconds: How long to look again; 0 or less: one look.
+        passing: Failures of a look, after which the next one may succeed.
+
+    Returns:
+        What the last look has found.
+
+    Raises:
+        Exception: What the last look has raised.
+    """
+    from tenacity import (
+        AsyncRetrying,
+        RetryCallState,
+        retry_if_exception_type,
+        retry_if_result,
+        wait_exponential,
+    )
+
+    until, begun = time.monotonic() + seconds, 0.0
+    growing = wait_exponential(multiplier=0.05, max=1.0)
+
+    async def timed() -> T:
+        nonlocal begun
+        begun = time.monotonic()
+        return await look()
+
+    def as_it_is(last: RetryCallState) -> T:
+        assert last.outcome is not None  # noqa: S101 - there was a look
+        found: T = last.outcome.result()
+        return found
+
+    looks = AsyncRetrying(
+        sleep=api.sleep,
+        stop=lambda _: begun >= until,
+        wait=lambda state: min(growing(state), max(0.0, until - time.monotonic())),
+        retry=retry_if_result(lambda found: not is_found(found)) | retry_if_exception_type(passing),
+        retry_error_callback=as_it_is,
+    )
+    found: T = await looks(timed)
+    return found
