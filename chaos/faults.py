@@ -220,6 +220,12 @@ async def _response_failed_input_stored(exchange: Exchange, fault: Fault) -> Non
     await exchange.send(answer)
 
 
+async def _response_failed_input_stored_later(exchange: Exchange, fault: Fault) -> None:
+    await _response_failed(exchange, fault)
+    await asyncio.sleep(fault.seconds)
+    await exchange.carried_out("failing_input_stored")
+
+
 def _with_event(event: Mapping[str, Any], name: str | None) -> Fate:
     """A stream that goes on with an event of its own, and ends; the turn is stored nowhere."""
     header = b"" if name is None else f"event:{name}\n".encode()
@@ -367,6 +373,9 @@ KINDS: Mapping[str, Kind] = {
     "stream just ends, not stored": Kind("turn", _ends, _STREAM),
     "response.failed": Kind("turn", _response_failed, _STREAM),
     "response.failed, input stored": Kind("turn", _response_failed_input_stored, _STREAM),
+    "response.failed, input stored soon": Kind(
+        "turn", _response_failed_input_stored_later, _STREAM, SOON
+    ),
     "error event": Kind(
         "turn", _with_event({"type": "error", **_told(*_FAILED)}, "error"), _STREAM
     ),

@@ -51,6 +51,7 @@ class Doubt(NamedTuple):
         before: What the conversation ended with before, as far as it is known what that said.
         response_id: Its response, if that was told.
         until: When the service will have stored it, if it does; in seconds since 1970.
+        has_failed: Whether the service said that it failed, so that no answer is to be waited for.
     """
 
     forms: tuple[Said, ...]
@@ -59,6 +60,7 @@ class Doubt(NamedTuple):
     before: Said = ()
     response_id: str | None = None
     until: float = 0.0
+    has_failed: bool = False
 
     def left(
         self, items: Sequence[Item], answer: Sequence[Item] = (), *, is_behind: bool = True

@@ -16,14 +16,23 @@ _GATEWAYS = frozenset({502, 504})
 (RFC 9110, sections 15.6.3 and 15.6.5)."""
 
 
-def may_come(failure: BaseException) -> bool:
-    """Whether a request that failed so may be carried out yet.
+def has_failed(failure: BaseException | None) -> bool:
+    """Whether the service itself says that a request failed: nobody will answer it."""
+    return (
+        isinstance(failure, ServiceError)
+        and not isinstance(failure, UnreadableError)
+        and failure.status not in _GATEWAYS
+    )
 
-    A service that says that it failed, knows; what else there is to find may come late.
+
+def may_come(failure: BaseException) -> bool:
+    """Whether anything of a request that failed so may be stored yet.
+
+    A service that says that it failed, knows; what else there is to find may come late. So may what
+    a service was asked that fails in the middle of a stream: SMG 1.13 stores that once it has told
+    of the failure.
     """
-    if isinstance(failure, ServiceError) and not isinstance(failure, UnreadableError):
-        return failure.status in _GATEWAYS
-    return True
+    return not has_failed(failure) or getattr(failure, "response_id", None) is not None
 
 
 async def look_again(

@@ -86,7 +86,7 @@ async def look_for(
     seconds: float,
     held: Collection[str] = (),
 ) -> Finding:
-    """Looks for what a turn left, until its answer is there or the time is over.
+    """Looks for what a turn left, until all of it is there or the time is over.
 
     Args:
         api: What is awaited.
@@ -101,6 +101,7 @@ async def look_for(
         NoReplyError: The last look failed.
     """
     response: Response | None = None
+    ends = {"answered", "unanswered"} if doubt.has_failed else {"answered"}
 
     async def look() -> Finding:
         nonlocal response
@@ -121,7 +122,7 @@ async def look_for(
     return await look_again(
         api,
         look,
-        is_found=lambda found: found.state == "answered",
+        is_found=lambda found: found.state in ends,
         seconds=seconds,
         passing=_PASSING,
     )
@@ -129,7 +130,7 @@ async def look_for(
 
 async def _stored_response(api: Api, doubt: Doubt) -> Response | None:
     """The turn's response, if the service has it and it is finished."""
-    if doubt.response_id is None:
+    if doubt.response_id is None or doubt.has_failed:
         return None
     try:
         return await api.send(RetrieveResponse(doubt.response_id))
@@ -165,10 +166,15 @@ async def pause_after(api: Api, turn: Turn, failure: QwenConvError) -> None:
     Raises:
         QwenConvError: The failure: it is not to be sent again.
     """
-    seconds = pause(failure, turn.tries, turn.waited, api.patience)
-    if turn.begun or seconds is None:
+    seconds = _pause(api, turn, failure)
+    if seconds is None:
         raise failure
     await api.sleep(seconds)
+
+
+def _pause(api: Api, turn: Turn, failure: QwenConvError) -> float | None:
+    """Seconds to wait before the turn is sent again; `None` if it is not to be."""
+    return None if turn.begun else pause(failure, turn.tries, turn.waited, api.patience)
 
 
 async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
@@ -182,8 +188,10 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
     hub = api.hub
     says_so = isinstance(failure, ServiceError) and not isinstance(failure, UnreadableError)
     is_late = may_come(failure)
-    doubt = turn.note_doubt(may_come=is_late)
-    seconds = hub.settle_timeout if is_late else 0.0
+    doubt = turn.note_doubt(failure)
+    # Where the failure is the turn's in any case, what it left is the next one's to wait for.
+    is_over = doubt.has_failed and _pause(api, turn, failure) is None
+    seconds = hub.settle_timeout if is_late and not is_over else 0.0
     try:
         finding = await look_for(api, turn.conversation_id, doubt, seconds=seconds)
     except ConversationNotFoundError:

@@ -20,7 +20,6 @@ from qwen_conv.errors import (
     NotFoundError,
     PermissionRefusedError,
     QwenConvError,
-    RateLimitedError,
     RequestRefusedError,
     ServiceError,
     UsageError,
@@ -32,6 +31,7 @@ from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.local import LocalList
 from qwen_conv.locks import Holder
+from qwen_conv.looking import has_failed, may_come
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
 from qwen_conv.registry import Row
 from qwen_conv.responses import Delta, Reading, Response
@@ -238,15 +238,15 @@ class Turn:
 
     def _is_not_run(self, error: QwenConvError) -> bool:
         """Whether the service has certainly not begun with the turn."""
-        if self.begun or not isinstance(error, NOT_RUN):
-            return False
-        # Some services tell of a limit only on the way: "<429>" within an HTTP 200.
-        return not (isinstance(error, RateLimitedError) and self.reading.response_id)
+        # Some services tell only on the way what they refuse: "<429>" within an HTTP 200.
+        has_begun = self.begun or self.reading.response_id is not None
+        return isinstance(error, NOT_RUN) and not has_begun
 
     def _survives(self, error: QwenConvError) -> bool:
         """Whether the failure need not be the turn's."""
         if self.in_flight:
-            return self.conversation_id is not None
+            is_refused = isinstance(error, NOT_RUN) and not isinstance(error, PASSING)
+            return self.conversation_id is not None and not is_refused
         if isinstance(error, PASSING):
             return not self.call.repeatable  # the SDK has tried the others again by now
         mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
@@ -295,7 +295,7 @@ class Turn:
         if error is not None:
             blacken(error, self.hub.secret)
         if self.conversation_id and self.in_flight and not self.ended and not self._is_in_doubt:
-            self.note_doubt()
+            self.note_doubt(error)
         self.release(error)
 
     @property
@@ -303,11 +303,11 @@ class Turn:
         id_ = self.conversation_id
         return id_ is not None and self.hub.ledger.of(id_).doubt is not None
 
-    def note_doubt(self, *, may_come: bool = True) -> Doubt:
+    def note_doubt(self, failure: BaseException | None) -> Doubt:
         """Has the ledger remember that it is not known what became of the turn.
 
         Args:
-            may_come: Whether the service may store it yet.
+            failure: What it ended with, if with anything.
         """
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
@@ -315,13 +315,15 @@ class Turn:
         end = "" if known.empty else next(reversed(ends), None)
         held = self.request.local.entries()[: -len(self.plan.send)]
         before = tuple(chain.from_iterable(entry.said for entry in held))
+        is_late = failure is None or may_come(failure)
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
             end if self.plan.end is None else self.plan.end,
             before or known.unclaimed,
-            self.reading.response_id if may_come else None,
-            self.hub.clock() + (self.hub.settle_timeout if may_come else 0.0),
+            self.reading.response_id,
+            self.hub.clock() + (self.hub.settle_timeout if is_late else 0.0),
+            has_failed(failure),
         )
         self.hub.ledger.note(self.conversation_id, known._replace(doubt=doubt))
         return doubt

@@ -37,6 +37,12 @@ class Request:
         is_answered = method == "POST" and path.endswith("/responses")
         return is_answered and "conversation" in json.loads(self._body)
 
+    @property
+    def is_list(self) -> bool:
+        """Whether it lists items."""
+        method, path = self.sort
+        return method == "GET" and "/items" in path
+
     def carry_out(self) -> Answer:
         return self._sent(self._body)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import pytest
-from conftest import KEY, MODEL, asked, said
+from conftest import KEY, MODEL, ainvoke, another_process, asked, invoke, said
 from langchain_core.exceptions import (
     ModelAuthenticationError,
     ModelError,
@@ -188,13 +188,15 @@ def test_langchain_retries_only_what_was_surely_not_stored(
 
 def test_a_turn_that_failed_is_sent_again_once_the_conversation_shows_that_it_is_not_there(take):
     with OfflineServer(lambda *_: Fail("x", "InternalError", 500)) as server:
-        chat = ChatQwenConv(model=MODEL, api_key=KEY, base_url=server.base_url, max_retries=1)
+        hub = another_process(server, settle_timeout=0)
+        chat = ChatQwenConv(model=MODEL, conversations=hub, max_retries=1)
         with pytest.raises(errors.ServiceFailedError):
             take(chat, "hi", session_id="alice")
         look = "GET /conversations/*/items"
         assert asked(server)[1:] == ["POST /responses", look, "POST /responses", look]
 
 
+@pytest.mark.parametrize("take", [invoke, ainvoke])
 def test_the_next_turn_after_one_that_failed_need_not_look(take, server, hub):
     chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
     messages = [HumanMessage("one")]

@@ -395,7 +395,7 @@ def test_a_stream_that_is_left_early_stays_if_only_new_messages_follow(server, c
 def test_a_turn_that_failed_is_asked_again_and_stored_once(take, failed_turn):
     answers = iter([Fail("out of order", "InternalError", 500), Say("fine")])
     with OfflineServer(lambda _context, _request: next(answers), failed_turn=failed_turn) as server:
-        hub = another_process(server, max_retries=0)
+        hub = another_process(server, max_retries=0, settle_timeout=0)
         chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
         if failed_turn == "not_stored":
             with pytest.raises(errors.ServiceFailedError):

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from conftest import KEY, MODEL, always, asked, nobody, said
+from conftest import KEY, MODEL, always, another_process, asked, nobody, said
 from llama_index.core.base.llms.types import ChatMessage
 from llama_llm import (
     COMPLETIONS,
@@ -14,8 +14,10 @@ from llama_llm import (
     TOOL_WAYS,
     WAYS,
     WEATHER,
+    achat,
     answering,
     begin,
+    chat,
     completed,
     delta,
     framed,
@@ -201,8 +203,10 @@ def test_an_echoed_key_is_blackened(reach, status):
 
 def test_a_turn_that_failed_is_sent_again_once_the_conversation_shows_that_it_is_not_there(ask):
     with OfflineServer(always(Fail("sorry"))) as server:
+        hub = another_process(server, settle_timeout=0)
+        llm = QwenConv(model=MODEL, conversations=hub, session_id="alice", max_retries=1)
         with pytest.raises(errors.ServiceFailedError):
-            ask(llm_at(server, session_id="alice", max_retries=1), "hi")
+            ask(llm, "hi")
         look = "GET /conversations/*/items"
         assert asked(server)[1:] == ["POST /responses", look, "POST /responses", look]
 
@@ -218,6 +222,7 @@ def test_what_failed_after_it_had_begun_is_not_sent_again(pieces_of):
         assert asked(server).count("POST /responses") == 1
 
 
+@pytest.mark.parametrize("ask", [chat, achat])
 def test_the_next_turn_after_one_that_failed_need_not_look(ask, server, hub):
     llm = QwenConv(model=MODEL, conversations=hub, session_id="alice")
     messages = [ChatMessage("one")]

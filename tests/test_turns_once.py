@@ -408,6 +408,56 @@ def test_a_stream_that_was_cut_and_is_not_stored_tells_what_had_come(streamed, r
     assert streamed.holds == streamed.turn("one")
 
 
+def failing_late(waiting, code):
+    """A stream that begins and fails; what is put on the list then stores what was asked."""
+    error = {"code": code, "message": "sorry"}
+    failed = {"type": "response.failed", "response": {"id": "r1", "error": error}}
+
+    def fault(request):
+        waiting.append(request.carry_out)
+        request.answer(Answer(200, EVENTS, framed(CREATED, failed)))
+
+    return fault
+
+
+@pytest.fixture
+def failing(request, relay):
+    """What streams on a server that stores what it was asked a while after it has failed."""
+    answers = iter([Fail("out of order", "InternalError", 500), Say("fine"), Say("fine, too")])
+    with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
+        relay.behind = server.base_url.split("/")[2]
+        yield Talk(request.param, server, relay, settle_timeout=30.0)
+
+
+@pytest.mark.parametrize("failing", STREAMING, indirect=True)
+def test_what_a_stream_that_failed_was_asked_may_be_stored_later(failing, relay):
+    waiting = []
+
+    def is_lost(method, _path):
+        if method == "GET" and waiting:  # the first look has found nothing
+            waiting.pop()()
+        return False
+
+    relay.faults, relay.loses = [failing_late(waiting, "InternalError")], is_lost
+    assert failing.ask("one") == "fine"
+    assert failing.ask("two") == "fine, too"
+    assert failing.holds == ["user: one", "assistant: fine", "user: two", "assistant: fine, too"]
+
+
+@pytest.mark.parametrize("failing", STREAMING, indirect=True)
+@pytest.mark.parametrize("code", ["InternalError", "InvalidParameter"])
+def test_what_it_was_asked_is_found_by_the_next_turn_where_it_is_not_sent_again(
+    failing, relay, code
+):
+    waiting = []
+    relay.faults = [failing_late(waiting, code)]
+    with pytest.raises(errors.ServiceError, match="sorry"):
+        failing.ask("one", max_retries=0)
+    relay.sees = lambda request: request.is_list and [waiting.pop()() for _ in waiting[:]]
+    assert failing.ask("one") == "fine"
+    assert failing.holds == ["user: one", "assistant: fine"]
+
+
 # --- Neighbours ---------------------------------------------------------------------------------
 
 
