@@ -16,7 +16,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from chaos.drivers import MODEL, Driver
+from chaos.drivers import MODEL, Driver, LeftError
 from chaos.marks import Mark, call_line, line, note, result
 from langchain_qwen_conv import ChatQwenConv, QwenConvChatMessageHistory, QwenConvMiddleware
 from qwen_conv.items import FunctionCall, Message
@@ -130,7 +130,8 @@ _BUILDING = Lock()
 class HistoryDriver(_OfChatModel):
     """`RunnableWithMessageHistory` with our history.
 
-    The caller holds no list: after an error, he looks at the history for what became of his turn.
+    The caller holds no list. After an error he runs the chain again; if he left a stream, he looks
+    at the history first, for what became of his turn.
     """
 
     async def open(self) -> None:
@@ -146,28 +147,31 @@ class HistoryDriver(_OfChatModel):
                 input_messages_key="question",
                 history_messages_key="history",
             )
-        self._again = False
+        self._left = False
 
     def _history(self, key: str) -> QwenConvChatMessageHistory:
         return QwenConvChatMessageHistory(key, conversations=self.hub)
 
     @property
-    def settles_by_hand(self) -> bool:
-        """A repeated run would read what the lost one has left, and ask behind it."""
-        return True
+    def settles_by_hand(self) -> bool | None:
+        """Who left a stream, and runs the chain again, asks anew behind what he left."""
+        return self._left or None
 
     async def begin(self, text: str) -> None:
         """Notes the question."""
-        self._text, self._again = text, False
+        self._text, self._left = text, False
         self.lines = [line("user", text)]
 
     async def proceed(self) -> None:
         """Runs the chain, unless the history has the answer."""
-        again, self._again = self._again, True
-        if again and await self.take_up():
+        if self._left and await self.take_up():
             return
         config = {"configurable": {"session_id": self.key}}
-        answer = await self._answer(self._chain, {"question": self._text}, config)
+        try:
+            answer = await self._answer(self._chain, {"question": self._text}, config)
+        except LeftError:
+            self._left = True
+            raise
         self.lines += lines_of(answer)
 
     async def take_up(self) -> bool:

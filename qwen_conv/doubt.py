@@ -52,6 +52,8 @@ class Doubt(NamedTuple):
         response_id: Its response, if that was told.
         until: When the service will have stored it, if it does; in seconds since 1970.
         has_failed: Whether the service said that it failed, so that no answer is to be waited for.
+        is_missed: Whether its caller wants it and has no answer: who asks the same again means this
+            turn, even behind a list that shows what it left, because it was read meanwhile.
     """
 
     forms: tuple[Said, ...]
@@ -61,6 +63,7 @@ class Doubt(NamedTuple):
     response_id: str | None = None
     until: float = 0.0
     has_failed: bool = False
+    is_missed: bool = True
 
     def left(
         self, items: Sequence[Item], answer: Sequence[Item] = (), *, is_behind: bool = True

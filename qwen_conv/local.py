@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -102,6 +102,12 @@ class LocalList:
         if found is None:
             found = self._entries[index] = self._entry_of(self._messages[index])
         return found
+
+    def without(self, indices: Collection[int]) -> LocalList:
+        """The list without the messages at those places."""
+        left = [n for n in range(len(self._messages)) if n not in indices]
+        keys = tuple(self._keys[n] for n in left)
+        return LocalList([self._messages[n] for n in left], self._entry_of, keys, self._stamp_of)
 
     def stamp(self, index: int) -> Stamp | None:
         """What the message at that place says of where it is stored."""

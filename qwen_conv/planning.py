@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 from qwen_conv.api import Api
 from qwen_conv.calls import DeleteConversation, DeleteItem
 from qwen_conv.decision import Attach, Diverged, Look, Seen, decide
+from qwen_conv.doubt import Said
 from qwen_conv.errors import (
     ConversationNotFoundError,
     DivergedError,
@@ -15,7 +16,7 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import create, remove
 from qwen_conv.ledger import UNKNOWN
-from qwen_conv.local import LocalList
+from qwen_conv.local import Entry, LocalList
 from qwen_conv.registry import Row
 from qwen_conv.seals import void_item
 from qwen_conv.settling import answer, behind, checked, look_for
@@ -95,9 +96,10 @@ async def _row(api: Api, key: str, local: LocalList) -> Row:
 async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     """Looks what a turn in doubt left in the conversation; decides, if that says what to do.
 
-    If the turn is the same one again, it is given the answer that is found. If the list goes on
-    without it, what it left is taken back. What the list has taken up by now, because it was read
-    from the conversation, stays, and so does what stands before nothing but new messages.
+    If the turn is the same one again, it is given the answer that is found: also if the list shows
+    what it left, because it was read from the conversation, and asks the same behind that. If the
+    list goes on without it, what it left is taken back. What the list has taken up otherwise stays,
+    and so does what stands before nothing but new messages.
     """
     hub, request = api.hub, turn.request
     doubt = hub.ledger.of(conversation_id).doubt
@@ -110,12 +112,16 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
         return None
     entries = request.local.entries()
     ids = frozenset(item.id for item in left.items if item.id)
+    shown = [n for n, one in enumerate(entries) if one.stamp and ids.intersection(one.stamp.ids)]
+    again = shown and doubt.is_missed and _said(entries[shown[-1] + 1 :]) == doubt.asked
     without: Attach | Diverged | None = None
-    if not any(entry.stamp and ids.intersection(entry.stamp.ids) for entry in entries):
+    if again:
+        request = request._replace(local=request.local.without(shown))
+    if again or not shown:
         without = await _decided(api, request, conversation_id, hidden=ids)
     if isinstance(without, Attach):
-        if tuple(chain.from_iterable(entry.said for entry in without.send)) == doubt.asked:
-            turn.plan, turn.why = without, without.why
+        if _said(without.send) == doubt.asked:
+            turn.request, turn.plan, turn.why = request, without, without.why
             if found.state == "answered":
                 turn.response, turn.is_last = found.answer, left.alone
                 turn.why = "it was sent before, and its answer was found in the conversation"
@@ -123,7 +129,7 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
                 await answer(api, turn, left)
             if turn.response or left.alone:
                 return without
-        elif request.span != "new" or any(entry.is_answer for entry in entries):
+        elif not shown and (request.span != "new" or any(one.is_answer for one in entries)):
             await remove(api, conversation_id, reversed(left.items))
             if left.alone:
                 hub.ledger.settle(conversation_id)
@@ -131,6 +137,10 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     hub.ledger.settle(conversation_id)
     hub.ledger.forget_end(conversation_id)
     return None
+
+
+def _said(entries: Sequence[Entry]) -> Said:
+    return tuple(chain.from_iterable(entry.said for entry in entries))
 
 
 async def _decided(

@@ -261,6 +261,10 @@ async def settle(api: Api, conversation_id: str) -> State | None:
         finding = await look_for(api, conversation_id, doubt, seconds=api.hub.settle_timeout)
         if finding.left is None:
             api.hub.ledger.settle(conversation_id)
+        elif finding.state == "answered":
+            known = api.hub.ledger.of(conversation_id)
+            told = doubt._replace(is_missed=False)
+            api.hub.ledger.note(conversation_id, known._replace(doubt=told))
         return finding.state
     finally:
         holder.release()

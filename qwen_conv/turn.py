@@ -324,6 +324,7 @@ class Turn:
             self.reading.response_id,
             self.hub.clock() + (self.hub.settle_timeout if is_late else 0.0),
             has_failed(failure),
+            is_missed=not isinstance(failure, GeneratorExit | None),
         )
         self.hub.ledger.note(self.conversation_id, known._replace(doubt=doubt))
         return doubt

@@ -149,7 +149,7 @@ def astream(chat: Any, messages: Any, *args: Any, **kwargs: Any) -> AIMessage:
 
 def added(chunks: Any) -> AIMessage:
     first, *others = chunks
-    return first + others
+    return "".join([first, *others]) if isinstance(first, str) else first + others
 
 
 def said(server: OfflineServer, conversation_id: str) -> list[str]:

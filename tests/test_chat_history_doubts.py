@@ -1,0 +1,169 @@
+"""A run with a history whose turn failed is run again with the same question: it is asked once."""
+
+import pytest
+from conftest import Take, another_process, asked, eventually, said, stream
+from langchain_core.messages import HumanMessage
+from lossy import lost, never_ran, put_off, relayed
+from test_chat_history_patterns import CONFIG, TAILS, asks, with_history
+from test_turns_once import TURN, echo, failing_late
+
+from langchain_qwen_conv import QwenConvChatMessageHistory
+from qwen_conv import errors
+from qwen_conv.offline import Fail, OfflineServer, Say
+
+
+class Run:
+    """A chain with a history, whose model reaches its server across a relay."""
+
+    def __init__(self, server, relay, tail="ours", mode="prompt", **settings):
+        self.server, self.relay, self.mode = server, relay, mode
+        relay.clock = server.clock
+        self.hub = another_process(relay, **{"settle_timeout": 0.0, **settings})
+        self.chain = with_history(TAILS[tail], mode, self.hub)
+        self.history = QwenConvChatMessageHistory("alice", conversations=self.hub)
+        self.history.add_messages([HumanMessage("zero")])
+        self.id = self.hub.registry.get(self.hub.session("alice")).conversation_id
+
+    def ask(self, take, question):
+        answer = take(self.chain, asks(self.mode, question), CONFIG)
+        return getattr(answer, "text", answer)
+
+    @property
+    def holds(self):
+        return said(self.server, self.id)[1:]
+
+    @property
+    def shown(self):
+        """What a new history shows."""
+        found = QwenConvChatMessageHistory("alice", conversations=self.hub).messages
+        return [f"{'user' if one.type == 'human' else 'assistant'}: {one.text}" for one in found][
+            1:
+        ]
+
+
+def turn(question):
+    return [f"user: {question}", f"assistant: You said: {question}"]
+
+
+@pytest.fixture
+def relay(server):
+    server.script = echo
+    with relayed(server.base_url) as relay:
+        yield relay
+
+
+@pytest.fixture(params=[("ours", "prompt"), ("ours, parsed", "list")], ids=" ".join)
+def run(request, server, relay):
+    return Run(server, relay, *request.param)
+
+
+def is_once(run, take, question):
+    """Whether the question is there once, and goes on being so."""
+    assert run.holds == run.shown == turn(question)
+    assert run.ask(take, "and now?") == "You said: and now?"
+    assert run.holds == run.shown == turn(question) + turn("and now?")
+    return True
+
+
+def test_what_was_stored_before_it_is_asked_again_is_its_answer(take: Take, run):
+    waiting = []
+    run.relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        run.ask(take, "one")
+    waiting.pop()()
+    assert run.shown == turn("one")
+    run.server.requests.clear()
+    assert run.ask(take, "one") == "You said: one"
+    assert TURN not in asked(run.server)
+    assert is_once(run, take, "one")
+
+
+def test_what_was_not_stored_is_asked(take: Take, run):
+    run.relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError):
+        run.ask(take, "one")
+    assert run.shown == []
+    assert run.ask(take, "one") == "You said: one"
+    assert is_once(run, take, "one")
+
+
+def test_a_chain_is_retried_as_a_whole(run):
+    waiting = []
+    run.relay.faults = [put_off(waiting)]
+    lists = []
+
+    def stored(request):
+        lists.append(request.is_list)
+        if lists.count(True) == 3 and waiting:  # the first run has read, and looked
+            waiting.pop()()
+
+    run.relay.sees = stored
+    chain = run.chain.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    answer = chain.invoke(asks(run.mode, "one"), CONFIG)
+    assert getattr(answer, "text", answer) == "You said: one"
+    assert not waiting
+    assert run.holds == turn("one")
+
+
+@pytest.mark.parametrize("take", ["stream", "astream"], indirect=True)
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_question_that_a_failing_stream_left_is_answered(take: Take, relay, is_shown):
+    answers = iter([Fail("out of order", "InternalError", 500), Say("fine"), Say("so am I")])
+    waiting = []
+    with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
+        relay.behind = server.base_url.split("/")[2]
+        run = Run(server, relay, settle_timeout=30.0, max_retries=0)
+        relay.faults = [failing_late(waiting, "InternalError")]
+        with pytest.raises(errors.ServiceFailedError):
+            run.ask(take, "how are you?")
+        looks = []
+
+        def stored(request):
+            looks.append(request.is_list)
+            # The history is read first, and then it is looked for.
+            if looks.count(True) == 2 - is_shown and waiting:
+                waiting.pop()()
+
+        relay.sees = stored
+        assert run.ask(take, "how are you?") == "fine"
+        assert run.ask(take, "and you?") == "so am I"
+        holds = ["user: how are you?", "assistant: fine", "user: and you?", "assistant: so am I"]
+        assert run.shown == run.holds == holds
+
+
+def test_who_goes_on_after_a_turn_that_was_stored_late_finds_it_in_the_history(take: Take, run):
+    waiting = []
+    run.relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        run.ask(take, "one")
+    waiting.pop()()
+    assert run.ask(take, "two") == "You said: two"
+    assert run.holds == run.shown == turn("one") + turn("two")
+
+
+def test_who_was_told_that_it_is_answered_and_says_the_same_is_answered_anew(take: Take, run):
+    waiting = []
+    run.relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        run.ask(take, "yes")
+    waiting.pop()()
+    assert run.hub.settle(run.id) == "answered"
+    assert run.ask(take, "yes") == "You said: yes"
+    assert run.holds == run.shown == turn("yes") * 2
+
+
+def test_who_left_a_stream_and_says_the_same_is_answered_anew(server, relay):
+    run = Run(server, relay)
+    pieces = run.chain.stream(asks(run.mode, "go on"), CONFIG)
+    next(pieces)
+    pieces.close()
+    eventually(lambda: len(run.holds) == 2)
+    assert run.ask(stream, "go on") == "You said: go on"
+    assert run.holds == run.shown == turn("go on") * 2
+
+
+def test_a_lost_answer_is_found_within_the_run(take: Take, run):
+    run.relay.faults = [lost]
+    assert run.ask(take, "one") == "You said: one"
+    assert asked(run.server).count(TURN) == 1
+    assert is_once(run, take, "one")
