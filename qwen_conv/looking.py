@@ -11,6 +11,9 @@ from qwen_conv.errors import ServiceError, UnreadableError
 
 T = TypeVar("T")
 
+AFTER_FAILURE = 1.0
+"""Seconds within which a service stores what it was asked, once its stream told of a failure."""
+
 _GATEWAYS = frozenset({502, 504})
 """What speaks there stands before the service, and does not know what became of the request
 (RFC 9110, sections 15.6.3 and 15.6.5)."""
@@ -29,10 +32,16 @@ def may_come(failure: BaseException) -> bool:
     """Whether anything of a request that failed so may be stored yet.
 
     A service that says that it failed, knows; what else there is to find may come late. So may what
-    a service was asked that fails in the middle of a stream: SMG 1.13 stores that once it has told
-    of the failure.
+    was asked where it fails in the middle of a stream: SMG 1.13 stores that after the last event.
     """
     return not has_failed(failure) or getattr(failure, "response_id", None) is not None
+
+
+def lateness(failure: BaseException | None, settle_timeout: float) -> float:
+    """Seconds within which something may be stored of a request that failed so, or was left."""
+    if failure is None or not has_failed(failure):
+        return settle_timeout
+    return min(settle_timeout, AFTER_FAILURE) if may_come(failure) else 0.0
 
 
 async def look_again(

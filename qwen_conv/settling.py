@@ -32,7 +32,7 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import read, remove
 from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, to_wire
-from qwen_conv.looking import look_again, may_come
+from qwen_conv.looking import lateness, look_again, may_come
 from qwen_conv.pages import is_there
 from qwen_conv.pairing import told, with_results
 from qwen_conv.responses import Response
@@ -187,11 +187,10 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
     assert turn.conversation_id is not None  # noqa: S101 - only there anything is left
     hub = api.hub
     says_so = isinstance(failure, ServiceError) and not isinstance(failure, UnreadableError)
-    is_late = may_come(failure)
     doubt = turn.note_doubt(failure)
     # Where the failure is the turn's in any case, what it left is the next one's to wait for.
     is_over = doubt.has_failed and _pause(api, turn, failure) is None
-    seconds = hub.settle_timeout if is_late and not is_over else 0.0
+    seconds = 0.0 if is_over else lateness(failure, hub.settle_timeout)
     try:
         finding = await look_for(api, turn.conversation_id, doubt, seconds=seconds)
     except ConversationNotFoundError:
@@ -210,7 +209,7 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
         if turn.response is None:
             await pause_after(api, turn, failure)
     elif says_so or hub.on_doubt == "resend":
-        if not is_late:
+        if not may_come(failure):
             turn.forget_doubt()
         await pause_after(api, turn, failure)
         turn.forget_doubt()

@@ -31,7 +31,7 @@ from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
 from qwen_conv.local import LocalList
 from qwen_conv.locks import Holder
-from qwen_conv.looking import has_failed, may_come
+from qwen_conv.looking import has_failed, lateness
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
 from qwen_conv.registry import Row
 from qwen_conv.responses import Delta, Reading, Response
@@ -315,14 +315,13 @@ class Turn:
         end = "" if known.empty else next(reversed(ends), None)
         held = self.request.local.entries()[: -len(self.plan.send)]
         before = tuple(chain.from_iterable(entry.said for entry in held))
-        is_late = failure is None or may_come(failure)
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
             tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
             end if self.plan.end is None else self.plan.end,
             before or known.unclaimed,
             self.reading.response_id,
-            self.hub.clock() + (self.hub.settle_timeout if is_late else 0.0),
+            self.hub.clock() + lateness(failure, self.hub.settle_timeout),
             has_failed(failure),
             is_missed=not isinstance(failure, GeneratorExit | None),
         )

@@ -46,6 +46,7 @@ def _own_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     watched: set[Mirrors] = set()
     monkeypatch.setattr("qwen_conv.mirrors._WATCHED", watched)
     monkeypatch.setattr("qwen_conv.retries.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("qwen_conv.looking.AFTER_FAILURE", 0.02)  # the offline server does at once
     yield
     for mirrors in [*watched]:
         for mirror in mirrors._all():

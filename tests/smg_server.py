@@ -28,6 +28,7 @@ from agents import local_transcript, settled, transcript
 from conftest import MODEL
 
 from qwen_conv import errors, flows
+from qwen_conv.looking import AFTER_FAILURE
 from qwen_conv.offline import Fail, OfflineServer
 from qwen_conv.offline.model import input_items
 from qwen_conv.offline.responder import quote
@@ -260,6 +261,7 @@ def free_ports(count):
 
 
 @pytest.fixture
-def server(smg):
+def server(smg, monkeypatch):
+    monkeypatch.setattr("qwen_conv.looking.AFTER_FAILURE", AFTER_FAILURE)
     smg.begin()
     return smg

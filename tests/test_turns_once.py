@@ -23,7 +23,7 @@ from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from llama_llm import CREATED, EVENTS, delta, framed
 from llama_llm import WAYS as LLAMA_WAYS
-from lossy import Answer, cut, failed_after, late, lost, never_ran, refused, relayed
+from lossy import Answer, cut, failed_after, late, lost, never_ran, put_off, refused, relayed
 
 from langchain_qwen_conv import ChatQwenConv
 from llamaindex_qwen_conv import QwenConv
@@ -464,16 +464,15 @@ def test_what_it_was_asked_is_found_by_the_next_turn_where_it_is_not_sent_again(
 def test_with_retry_finds_what_the_first_call_lost(server, relay):
     server.script = echo
     talk = Talk("langchain invoke", server, relay)
-    released = threading.Event()
-    relay.faults = [late(released)]
+    waiting, looks = [], []
+    relay.faults = [put_off(waiting)]
 
-    def look(method, _path):
-        if method == "GET" and not released.is_set():
-            talk.hub.settle_timeout = 30.0
-            released.set()
-        return False
+    def stored(request):
+        looks.append(request.is_list)
+        if looks.count(True) == 2 and waiting:  # the first call has looked, and found nothing
+            waiting.pop()()
 
-    relay.loses = look
+    relay.sees = stored
     model = talk.model.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
     assert model.invoke("one").text == "You said: one"
     assert talk.asked.count(TURN) == 1
