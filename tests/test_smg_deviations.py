@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from agents import Model, local_transcript, weather
-from conftest import MODEL, another_process, eventually, invoke, said
+from conftest import MODEL, always, another_process, eventually, invoke, said, stream
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from llama_index.core.base.llms.types import ChatMessage
 from smg_server import SmgServer, asked, holds, is_exact, refused, server
@@ -21,6 +21,7 @@ from llamaindex_qwen_conv import QwenConvChatStore
 from qwen_conv import errors, flows
 from qwen_conv.calls import DeleteResponse
 from qwen_conv.items import Message
+from qwen_conv.offline import Fail
 from qwen_conv.registry import SqlRegistry
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -265,7 +266,21 @@ def test_turns_at_once_see_what_had_ended_when_they_began(server, hub, conversat
     assert [len(shown) for shown in server.shown[3:]] == [7, 9, 11]
 
 
-# --- What was given up ------------------------------------------------------------------------
+# --- What failed, and what was given up -------------------------------------------------------
+
+
+def test_a_stream_that_fails_leaves_what_it_was_asked(server, hub, conversation):
+    works, server.script = server.script, always(Fail("sorry", "InternalError", 500))
+    body = {"model": MODEL, "conversation": conversation, "input": "raw", "stream": True}
+    assert b"response.failed" in asked(f"{server.base_url}/responses", body)
+    eventually(lambda: said(server, conversation) == ["user: raw"])
+    chat = chat_on(hub, conversation_id=conversation)
+    for retries in (0, 2):
+        with pytest.raises(errors.ServiceFailedError):
+            stream(chat, "ours", max_retries=retries)
+    server.script = works
+    stream(chat, "ours")
+    assert said(server, conversation)[1:] == ["user: ours", "assistant: answer 1"]
 
 
 def test_a_whole_answer_that_was_not_waited_for_is_not_stored(server, hub, conversation):
