@@ -71,7 +71,7 @@ class OfflineServer:
         except OSError:
             self._store.close()
             raise
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 self._application(api_keys),
                 log_config=None,
@@ -138,10 +138,42 @@ class OfflineServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.should_exit = True
+        self._server.told.set()
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told to: uvicorn looks ten times a second whether it was, and then waits.
+
+    Attributes:
+        told: Whether it is to end; to be set by any thread.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.told = threading.Event()
+
+    async def main_loop(self) -> None:
+        """Serves until it is told to end, or by a signal."""
+        told = asyncio.ensure_future(asyncio.to_thread(self.told.wait))
+        serving = asyncio.ensure_future(super().main_loop())
+        try:
+            await asyncio.wait([told, serving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.cancel()
+            self.told.set()  # the thread that waits for it has to end, too
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the connections; who is being answered is waited for."""
+        if self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        for connection in [*self.server_state.connections]:
+            connection.shutdown()
 
 
 def _listening(host: str, port: int) -> socket.socket:
