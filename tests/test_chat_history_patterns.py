@@ -4,6 +4,7 @@ import asyncio
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import repeat
 
 import pytest
 from conftest import MODEL, WAYS, another_process, asked, invoke, said
@@ -38,7 +39,8 @@ def server():
 
 
 def vendor(answers=1000):
-    return GenericFakeChatModel(messages=(AIMessage("the vendor's") for _ in range(answers)))
+    # A generator would not be taken from by several threads at once.
+    return GenericFakeChatModel(messages=map(AIMessage, repeat("the vendor's", answers)))
 
 
 def translated(text):
