@@ -41,7 +41,7 @@ def clock(monkeypatch):
     """What time it is for registries: 1000 seconds since 1970, until the test says otherwise."""
     clock = SimpleNamespace(now=1000.0)
     told = SimpleNamespace(time=lambda: clock.now)
-    monkeypatch.setattr("qwen_conv.sql.time", told)
+    monkeypatch.setattr("qwen_conv.sql.traces.time", told)
     monkeypatch.setattr("qwen_conv.registry.time", told)
     return clock
 

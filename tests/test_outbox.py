@@ -63,9 +63,11 @@ def outbox(request, tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What time it is for the outbox: 1000 seconds since 1970, until the test says otherwise."""
+    """The time for outbox and leases: 1000 seconds since 1970, until the test says otherwise."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("qwen_conv.sql.time", SimpleNamespace(time=lambda: clock.now))
+    told = SimpleNamespace(time=lambda: clock.now)
+    monkeypatch.setattr("qwen_conv.sql.outbox.time", told)
+    monkeypatch.setattr("qwen_conv.sql.leases.time", told)
     return clock
 
 

@@ -559,6 +559,7 @@ print("sqlalchemy" in sys.modules)
 
 def test_without_sqlalchemy_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    monkeypatch.delitem(sys.modules, "qwen_conv.sql")
+    for name in [name for name in sys.modules if f"{name}.".startswith("qwen_conv.sql.")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"pip install 'qwen-conv\[sql\]'"):
         from qwen_conv.registry import SqlRegistry  # noqa: F401
