@@ -320,7 +320,8 @@ class MemoryRegistry:
         )
         with self._mutex:
             found = self._rows.get(row.session)
-            if found is None or found.revision == row.revision:
+            place = row.conversation_id, row.revision
+            if found is None or (found.conversation_id, found.revision) == place:
                 self._rows[row.session] = found = fresh
                 if row.conversation_id != conversation_id:
                     self._former.setdefault(row.session, {})[row.conversation_id] = None

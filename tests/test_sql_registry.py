@@ -104,12 +104,13 @@ def test_a_session_forgotten_during_a_turn_is_bound_by_the_end_of_that_turn(regi
     assert registry.get(ALICE).conversation_id == "conv_2"
 
 
-def test_a_session_begun_anew_is_not_mistaken_for_the_one_that_was_forgotten(registry):
-    old = registry.bind(ALICE, "conv_1")
-    registry.unbind(ALICE)
-    new = registry.bind(ALICE, "conv_2")
+def test_a_session_begun_anew_is_not_mistaken_for_the_one_that_was_forgotten(any_registry):
+    old = any_registry.bind(ALICE, "conv_1")
+    any_registry.unbind(ALICE)
+    new = any_registry.bind(ALICE, "conv_2")
     assert old.revision == new.revision
-    assert registry.rebind(old, "conv_3") == new
+    assert any_registry.rebind(old, "conv_3") == new
+    assert any_registry.former(ALICE) == []
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ def test_a_session_forgotten_and_bound_by_the_end_of_its_turn_is_as_old_as_befor
     assert any_registry.sessions("app") == [young]
     bound = any_registry.rebind(old, "conv_3")
     assert any_registry.sessions("app") == [bound, young]
+    assert any_registry.former(old.session) == ["conv_old"]
 
 
 @pytest.mark.parametrize("other", ELSEWHERE)

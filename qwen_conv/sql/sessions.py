@@ -65,9 +65,9 @@ class SqlSessions(Database):
         )
         with self._step() as db:
             changed = db.execute(SESSIONS.update().where(*as_given).values(_columns(fresh)))
-            if changed.rowcount and row.conversation_id != conversation_id:
-                note_former(db, row)
-        return fresh if changed.rowcount else self._put(fresh)
+            if changed.rowcount:
+                _note_parting(db, row, conversation_id)
+        return fresh if changed.rowcount else self._put(fresh, before=row)
 
     def unbind(self, session: Session) -> None:
         """Forgets the session, if it is of that base URL and account."""
@@ -116,15 +116,22 @@ class SqlSessions(Database):
         with self._step() as db:
             return [_row(found) for found in db.execute(asked.order_by(columns.created))]
 
-    def _put(self, row: Row) -> Row:
+    def _put(self, row: Row, before: Row | None = None) -> Row:
         """Adds a row unless its key has one; returns the row that is there afterwards."""
         for _ in range(TRIES):
             with suppress(IntegrityError), self._step() as db:
                 db.execute(SESSIONS.insert().values(_columns(row)))
+                if before is not None:
+                    _note_parting(db, before, row.conversation_id)
                 return row
             if (found := self.get(row.session)) is not None:
                 return found
         raise self._crowded()
+
+
+def _note_parting(db: sa.Connection, row: Row, conversation_id: str) -> None:
+    if row.conversation_id != conversation_id:
+        note_former(db, row)
 
 
 def _row(found: Sequence[Any]) -> Row:
