@@ -306,8 +306,10 @@ class QwenConvChatMessageHistory(BaseChatMessageHistory):
         before = self.hub.ledger.of(conversation_id)
         kept = await self._record.read(api)
         found = await self._messages(api, kept)
-        if before.doubt is not None:
-            return found  # it is for the next turn to say what became of the one in doubt
+        if before.doubt is not None:  # it is for the next turn to say what became of that one
+            known = before._replace(unclaimed=())
+            self.hub.ledger.note_unless_changed(conversation_id, before, known)
+            return found
         known = Known(exists=before.exists, empty=before.exists)
         if kept:
             proof = None

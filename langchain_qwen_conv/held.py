@@ -120,6 +120,8 @@ async def _undo(api: Api, record: Record, stamp: Stamp) -> None:
     """Takes a turn out of the conversation whose answer was not what the run came to."""
     async with changing(api, stamp.conversation_id):
         listed = await read(api, stamp.conversation_id, after=record.last_id)
+        if not any(item.id in stamp.item_ids for item in listed):
+            listed = await read(api, stamp.conversation_id)  # the run has read it by then
         left = left_by(listed, stamp.sent)
         # Some services list an answer under other ids than they gave it.
         if left is not None and (

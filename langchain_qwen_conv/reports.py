@@ -73,7 +73,7 @@ class Reports:
                 request = request._replace(conversation_id=None, session=None)
             elif attached and request.on_divergence is None:
                 request = request._replace(on_divergence="stateless")
-            report = Report(run, request)
+            report = Report(run, request._replace(is_reread=True))
             self._reports.append(report)
         return report
 

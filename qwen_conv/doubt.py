@@ -16,7 +16,7 @@ from qwen_conv.items import (
     said_together,
 )
 
-VERSION = 1
+VERSION = 2
 
 Said = tuple[Fingerprint, ...]
 
@@ -51,6 +51,7 @@ class Doubt(NamedTuple):
         before: What the conversation ended with before, as far as it is known what that said.
         response_id: Its response, if that was told.
         until: When the service will have stored it, if it does; in seconds since 1970.
+        since: The ids of the items that this process wrote since.
         has_failed: Whether the service said that it failed, so that no answer is to be waited for.
         is_missed: Whether its caller wants it and has no answer: who asks the same again means this
             turn, even behind a list that shows what it left, because it was read meanwhile.
@@ -62,6 +63,7 @@ class Doubt(NamedTuple):
     before: Said = ()
     response_id: str | None = None
     until: float = 0.0
+    since: tuple[str, ...] = ()
     has_failed: bool = False
     is_missed: bool = True
 
@@ -105,8 +107,8 @@ def read(note: str | None) -> Doubt | None:
     told = json.loads(note or "{}")
     if told.pop("v", None) != VERSION:
         return None
-    said = {name: tuple(told[name]) for name in ("asked", "before")}
-    return Doubt(**{**told, **said, "forms": tuple(map(tuple, told["forms"]))})
+    tuples = {name: tuple(told[name]) for name in ("asked", "before", "since")}
+    return Doubt(**{**told, **tuples, "forms": tuple(map(tuple, told["forms"]))})
 
 
 def forms_of(items: Sequence[Item]) -> tuple[Said, ...]:

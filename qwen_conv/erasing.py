@@ -300,7 +300,9 @@ class _Erasing:
 async def _check_gone(api: Api, look: Call[Any]) -> None:
     try:
         await api.send(look)
-    except NotFoundError:
+    except NotFoundError as error:
+        if type(error) is NotFoundError:
+            raise  # there is nothing at the address, whatever is asked for
         return
     raise ServiceFailedError(
         Failure("The service says that it has nothing to delete there, and still shows it")

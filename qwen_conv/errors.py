@@ -405,6 +405,7 @@ _OF_TEXT: tuple[tuple[str, type[ServiceError]], ...] = (
     ("not found previous_response_id", ResponseNotFoundError),
     ("too many requests", RateLimitedError),
     ("overloaded", RateLimitedError),
+    ("another process is currently operating on this conversation", ConversationLockedError),
     ("no tool output found", UnansweredCallError),
     ("must be followed by tool messages", UnansweredCallError),
 )
@@ -412,6 +413,7 @@ _OF_TEXT: tuple[tuple[str, type[ServiceError]], ...] = (
 _OF_STATUS: dict[int, type[ServiceError]] = {
     401: KeyRefusedError,
     403: PermissionRefusedError,
+    408: ServiceFailedError,
     429: RateLimitedError,
     529: RateLimitedError,  # some gateways' "overloaded"
 }
@@ -440,6 +442,8 @@ def service_error(failure: Failure, call: Call[Any] | None = None) -> ServiceErr
 
 def _missing(failure: Failure, call: Call[Any] | None) -> type[ServiceError]:
     """Which of the things that the call names is the one that is not there."""
+    if failure.message.lower() == "not support":  # what Qwen says of a path that is not there
+        return NotFoundError
     item_id = getattr(call, "item_id", None) or getattr(call, "after", None)
     if item_id and ("item" in failure.message.lower() or item_id in failure.message):
         return ItemNotFoundError

@@ -135,6 +135,10 @@ class Ledger:
         """
         return self._pairing.get((base_url, in_conversation), (False, True))
 
+    def note_doubt(self, conversation_id: str, doubt: Doubt) -> None:
+        """Notes more of a turn in doubt, or another one; the rest stays as it is known."""
+        self.note(conversation_id, self.of(conversation_id)._replace(doubt=doubt))
+
     def settle(self, conversation_id: str) -> None:
         """Notes that a turn in doubt is not in the conversation, which is as it was before."""
         self.note(conversation_id, self.of(conversation_id).certain)
@@ -171,10 +175,13 @@ class Ledger:
 
     def note_written(self, conversation_id: str, items: Sequence[Item]) -> None:
         """Notes that these items were written, in that order, behind all that was there."""
-        old = self.written(conversation_id)
-        if ids := [*old.ids[-1:], *(item.id for item in items if item.id)]:
+        old, new = self.written(conversation_id), [item.id for item in items if item.id]
+        if ids := [*old.ids[-1:], *new]:
             ends = (ids[0], ids[-1]) if ids[1:] else (ids[0],)
             self._note_written(conversation_id, old._replace(ids=ends))
+        if (doubt := self.of(conversation_id).doubt) is not None:
+            since = doubt.since + tuple(new)
+            self.note_doubt(conversation_id, doubt._replace(since=since, is_missed=False))
 
     def _note_written(self, conversation_id: str, written: Written) -> None:
         with self._mutex:

@@ -14,9 +14,9 @@ T = TypeVar("T")
 AFTER_FAILURE = 1.0
 """Seconds within which a service stores what it was asked, once its stream told of a failure."""
 
-_GATEWAYS = frozenset({502, 504})
-"""What speaks there stands before the service, and does not know what became of the request
-(RFC 9110, sections 15.6.3 and 15.6.5)."""
+_GATEWAYS = frozenset({408, 502, 504})
+"""What speaks there may stand before the service, and does not know what became of the request
+(RFC 9110, sections 15.5.9, 15.6.3 and 15.6.5)."""
 
 
 def has_failed(failure: BaseException | None) -> bool:
@@ -39,9 +39,14 @@ def may_come(failure: BaseException) -> bool:
 
 def lateness(failure: BaseException | None, settle_timeout: float) -> float:
     """Seconds within which something may be stored of a request that failed so, or was left."""
-    if failure is None or not has_failed(failure):
-        return settle_timeout
-    return min(settle_timeout, AFTER_FAILURE) if may_come(failure) else 0.0
+    if failure is not None and not may_come(failure):
+        return 0.0
+    return longest(settle_timeout, after_failure=has_failed(failure))
+
+
+def longest(settle_timeout: float, *, after_failure: bool) -> float:
+    """Seconds for which to look for what may be stored late."""
+    return min(settle_timeout, AFTER_FAILURE) if after_failure else settle_timeout
 
 
 async def look_again(

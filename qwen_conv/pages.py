@@ -25,9 +25,9 @@ from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, Reasoni
 from qwen_conv.ledger import Written
 from qwen_conv.limits import PAGE_SIZE, checked_id
 
-USUAL_PAGES = frozenset({20, PAGE_SIZE})
-"""Items of a page that a server may have cut by a limit of its own: 20 is the documented default.
-Some servers say of such a page that nothing follows, always."""
+SHORTEST_PAGE = 20
+"""Items of the shortest page that a server may have cut by a limit of its own: the documented
+default. Some servers say of such a page that nothing follows, always."""
 
 LOST_CURSORS = 5
 """How often the item to go on behind may be gone in one reading; more is no coincidence."""
@@ -64,6 +64,7 @@ class Listing:
         self._limit = limit
         self._begins_behind = self._cursor = after
         self._lost = 0
+        self._told_more = self._is_empty = False
         self._first_page: tuple[Item, ...] | None = None
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
@@ -86,8 +87,9 @@ class Listing:
             await self._check_ids(api)
             self._first_page = ()
         if page.has_more:
+            self._told_more = True
             api.hub.ledger.note_listing(api.hub.base_url, tells_more=True)
-        if not await self._is_last(api, page):
+        if not await self._is_last(api, page, is_new=bool(fresh)) and page.items:
             self._go_on(page)
         return fresh
 
@@ -143,25 +145,42 @@ class Listing:
             raise self._unreadable("items without ids came again, or others like them")
         return tuple(fresh)
 
-    async def _is_last(self, api: Api, page: Page) -> bool:
+    async def _is_last(self, api: Api, page: Page, *, is_new: bool) -> bool:
         ids = [item.id for item in page.items]
-        if not ids:  # whatever it says of more, nothing is there
-            self.ended = not page.has_more or page.last_id in {None, self._cursor, *self._places}
-        elif page.has_more is False and await self._is_believed(api, len(ids)):
+        if not ids:
+            self.ended = await self._is_emptied(api)
+        elif page.has_more is False and await self._is_believed(api, len(ids), is_new=is_new):
             self.ended = True
         elif self._cursor is not None and ids[-1] == self._cursor:
             # Either nothing stands behind it, or the server does not go on behind it.
             self.ended = self._is_end(api, await self.compare(api))
         return self.ended
 
-    async def _is_believed(self, api: Api, count: int) -> bool:
+    async def _is_emptied(self, api: Api) -> bool:
+        """Whether nothing follows, if a page is empty, whatever it says of more.
+
+        Raises:
+            ServiceFailedError: The server lists something else at the end, and not there.
+        """
+        if not self._ids:
+            return True
+        end = await self.compare(api)
+        heeds = api.hub.ledger.listing(api.hub.base_url).heeds_order
+        if not heeds or end in {None, self._ids[-1]}:
+            return True
+        if self._is_empty:
+            raise self._unreadable("it does not list what stands behind an item")
+        self._is_empty = True  # somebody may have added that just now
+        return False
+
+    async def _is_believed(self, api: Api, count: int, *, is_new: bool) -> bool:
         """Whether nothing follows a page of that length, if the server says so."""
         told = api.hub.ledger.listing(api.hub.base_url).tells_more
-        if told is not None or count not in USUAL_PAGES | {self._limit}:
+        is_open = told is None and bool(self._ids) and count > SHORTEST_PAGE
+        is_full = is_open or count in {SHORTEST_PAGE, self._limit}
+        if is_new and (self._told_more or not is_full):
             return told is not False
-        end = await self.compare(api)
-        tells = api.hub.ledger.listing(api.hub.base_url).tells_more
-        return (bool(tells) and end in self._places) or self._is_end(api, end)
+        return self._is_end(api, await self.compare(api))
 
     def _is_end(self, api: Api, end: str | None) -> bool:
         """Whether the list ends with what was listed last, by what `compare` has found."""

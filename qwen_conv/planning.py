@@ -96,10 +96,10 @@ async def _row(api: Api, key: str, local: LocalList) -> Row:
 async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     """Looks what a turn in doubt left in the conversation; decides, if that says what to do.
 
-    If the turn is the same one again, it is given the answer that is found: also if the list shows
-    what it left, because it was read from the conversation, and asks the same behind that. If the
-    list goes on without it, what it left is taken back. What the list has taken up otherwise stays,
-    and so does what stands before nothing but new messages.
+    If the turn is the same one again, it is given the answer that is found: also if the list is
+    read from the conversation each time, shows what the turn left, and asks the same behind that.
+    If the list goes on without it, what it left is taken back. What the list has taken up otherwise
+    stays, and so does what stands before nothing but new messages.
     """
     hub, request = api.hub, turn.request
     doubt = hub.ledger.of(conversation_id).doubt
@@ -113,12 +113,19 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     entries = request.local.entries()
     ids = frozenset(item.id for item in left.items if item.id)
     shown = [n for n, one in enumerate(entries) if one.stamp and ids.intersection(one.stamp.ids)]
-    again = shown and doubt.is_missed and _said(entries[shown[-1] + 1 :]) == doubt.asked
+    again = (
+        request.is_reread
+        and doubt.is_missed
+        and shown
+        and _said(entries[shown[-1] + 1 :]) == doubt.asked
+    )
     without: Attach | Diverged | None = None
     if again:
         request = request._replace(local=request.local.without(shown))
     if again or not shown:
         without = await _decided(api, request, conversation_id, hidden=ids)
+    if isinstance(without, Diverged) and without.new and request.on_divergence == "ignore":
+        without = Attach(without.new, without.why, since=hub.clock())
     if isinstance(without, Attach):
         if _said(without.send) == doubt.asked:
             turn.request, turn.plan, turn.why = request, without, without.why
@@ -202,9 +209,11 @@ async def _part(api: Api, turn: Turn, verdict: Diverged, row: Row | None) -> Non
             if request.keeper is not None:
                 request.keeper.begin(turn.conversation_id)
             turn.holders.append(await api.lock(turn.conversation_id))
+            if row is not None:  # at once: what becomes of the turn may come to be known later
+                await api.ask(api.hub.registry.rebind, row, turn.conversation_id)
             entries = request.local.entries()
             turn.plan = Attach(entries, verdict.why, after="", since=api.hub.clock())
-            turn.decision, turn.why, turn.rebind = "rebased", verdict.why, row
+            turn.decision, turn.why = "rebased", verdict.why
         case "stateless":
             turn.release(None)
             turn.holders.clear()

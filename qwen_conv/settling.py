@@ -32,11 +32,11 @@ from qwen_conv.errors import (
 )
 from qwen_conv.flows import read, remove
 from qwen_conv.items import FunctionCall, FunctionOutput, Item, Message, to_wire
-from qwen_conv.looking import lateness, look_again, may_come
+from qwen_conv.looking import lateness, longest, look_again, may_come
 from qwen_conv.pages import is_there
 from qwen_conv.pairing import told, with_results
 from qwen_conv.responses import Response
-from qwen_conv.retries import pause
+from qwen_conv.retries import pause, sent_again
 from qwen_conv.turn import Turn
 
 State = Literal["nothing", "unanswered", "answered"]
@@ -111,7 +111,7 @@ async def look_for(
         is_behind = (doubt.behind is not None and items is not None) or bool(held)
         if items is None:
             items = await read(api, conversation_id)
-        items = tuple(item for item in items if item.id not in held)
+        items = tuple(item for item in items if item.id not in held and item.id not in doubt.since)
         left = doubt.left(items, answer, is_behind=is_behind)
         if is_behind and doubt.behind and not held and left is not None and not left.alone:
             # If these are all items, a turn before may be taken for the one in doubt.
@@ -191,12 +191,16 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
     # Where the failure is the turn's in any case, what it left is the next one's to wait for.
     is_over = doubt.has_failed and _pause(api, turn, failure) is None
     seconds = 0.0 if is_over else lateness(failure, hub.settle_timeout)
-    try:
-        finding = await look_for(api, turn.conversation_id, doubt, seconds=seconds)
-    except ConversationNotFoundError:
-        raise
-    except (ServiceError, NoReplyError) as error:
-        raise UndecidedError(turn.conversation_id, seconds, failure) from error
+    may_be_sent = says_so or hub.on_doubt == "resend"
+    finding = await _found(api, turn.conversation_id, doubt, failure, seconds)
+    if finding.left is None and may_be_sent:
+        pause = _pause(api, turn, failure)
+        if pause is None:
+            if not may_come(failure):
+                turn.forget_doubt()
+            raise failure
+        await api.sleep(pause)
+        finding = await _found(api, turn.conversation_id, doubt, failure, 0.0)  # it may have come
     if finding.left is not None and finding.state == "answered":
         turn.response, turn.is_last = finding.answer, finding.left.alone
         if not turn.continues:
@@ -208,13 +212,21 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
         await answer(api, turn, finding.left)
         if turn.response is None:
             await pause_after(api, turn, failure)
-    elif says_so or hub.on_doubt == "resend":
-        if not may_come(failure):
-            turn.forget_doubt()
-        await pause_after(api, turn, failure)
+    elif may_be_sent:
         turn.forget_doubt()
     else:
         raise UndecidedError(turn.conversation_id, seconds, failure) from failure
+
+
+async def _found(
+    api: Api, conversation_id: str, doubt: Doubt, failure: QwenConvError, seconds: float
+) -> Finding:
+    try:
+        return await look_for(api, conversation_id, doubt, seconds=seconds)
+    except ConversationNotFoundError:
+        raise
+    except (ServiceError, NoReplyError) as error:
+        raise UndecidedError(conversation_id, seconds, failure) from error
 
 
 async def answer(api: Api, turn: Turn, left: Left) -> None:
@@ -240,10 +252,31 @@ async def answer(api: Api, turn: Turn, left: Left) -> None:
         )
     )
     said = Message.of("assistant", "".join(_texts(response)))
-    stored = await api.send(CreateItems(conversation_id, (said,))) if said.text else ()
+    stored = await _added(api, turn, said) if said.text else ()
     # The response is stored nowhere, only what it says.
     turn.response = replace(response, id=None, output=tuple(stored))
     turn.why += "; it was stored without an answer, and was answered from what is listed"
+
+
+async def _added(api: Api, turn: Turn, answer: Message) -> tuple[Item, ...]:
+    """Adds the answer to a question that stands in the conversation alone.
+
+    Raises:
+        UndecidedError: Whether it is there is not known.
+    """
+    conversation_id = turn.conversation_id
+    assert conversation_id is not None  # noqa: S101 - the question stands there
+    try:
+        return await sent_again(api, CreateItems(conversation_id, (answer,)))
+    except (NoReplyError, ServiceFailedError) as error:
+        lost = error
+    seconds = lateness(lost, api.hub.settle_timeout)
+    finding = await _found(api, conversation_id, turn.note_doubt(lost), lost, seconds)
+    if finding.left is not None and finding.left.answer:
+        return finding.left.answer
+    if may_come(lost):
+        raise UndecidedError(conversation_id, seconds, lost) from lost
+    raise lost
 
 
 def _texts(response: Response) -> list[str]:
@@ -257,13 +290,12 @@ async def settle(api: Api, conversation_id: str) -> State | None:
         doubt = api.hub.ledger.of(conversation_id).doubt
         if doubt is None:
             return None
-        finding = await look_for(api, conversation_id, doubt, seconds=api.hub.settle_timeout)
+        seconds = longest(api.hub.settle_timeout, after_failure=doubt.has_failed)
+        finding = await look_for(api, conversation_id, doubt, seconds=seconds)
         if finding.left is None:
             api.hub.ledger.settle(conversation_id)
         elif finding.state == "answered":
-            known = api.hub.ledger.of(conversation_id)
-            told = doubt._replace(is_missed=False)
-            api.hub.ledger.note(conversation_id, known._replace(doubt=told))
+            api.hub.ledger.note_doubt(conversation_id, doubt._replace(is_missed=False))
         return finding.state
     finally:
         holder.release()

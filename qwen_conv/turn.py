@@ -33,7 +33,6 @@ from qwen_conv.local import LocalList
 from qwen_conv.locks import Holder
 from qwen_conv.looking import has_failed, lateness
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
-from qwen_conv.registry import Row
 from qwen_conv.responses import Delta, Reading, Response
 from qwen_conv.retries import PASSING
 from qwen_conv.stamps import Stamp
@@ -86,6 +85,8 @@ class TurnRequest(NamedTuple):
         metadata: That of a conversation that the turn begins.
         keeper: Who looks after the id of the conversation, where it was passed by its id: without
             one, "rebase" is not possible.
+        is_reread: Whether the list is read from the conversation anew for each turn, so that what a
+            turn left stands in it before the caller asks the same again.
         chains: Whether the turn follows the response of the last one; see `qwen_conv.chains`.
         as_held: What an answer's items still say once they are a message of the framework.
         on_unanswered_call: Tell a call without a result, which bars the next turn, that it was not
@@ -107,6 +108,7 @@ class TurnRequest(NamedTuple):
     looks: bool = False
     metadata: Mapping[str, str] = MappingProxyType({})
     keeper: Keeper | None = None
+    is_reread: bool = False
     chains: bool = False
 
     def check(self) -> None:
@@ -164,7 +166,6 @@ class Turn:
     why: str
     plan: Attach
     conversation_id: str | None = None
-    rebind: Row | None = None
     holders: list[Holder] = field(default_factory=list)
     pairing: Pairing = field(default_factory=Pairing)
     reading: Reading = field(default_factory=Reading)
@@ -238,9 +239,10 @@ class Turn:
 
     def _is_not_run(self, error: QwenConvError) -> bool:
         """Whether the service has certainly not begun with the turn."""
+        if self.begun or not isinstance(error, NOT_RUN):
+            return False
         # Some services tell only on the way what they refuse: "<429>" within an HTTP 200.
-        has_begun = self.begun or self.reading.response_id is not None
-        return isinstance(error, NOT_RUN) and not has_begun
+        return self.reading.response_id is None or self._mends(error)
 
     def _survives(self, error: QwenConvError) -> bool:
         """Whether the failure need not be the turn's."""
@@ -249,6 +251,10 @@ class Turn:
             return self.conversation_id is not None and not is_refused
         if isinstance(error, PASSING):
             return not self.call.repeatable  # the SDK has tried the others again by now
+        return self._mends(error)
+
+    def _mends(self, error: QwenConvError) -> bool:
+        """Whether the turn is to go otherwise than it was refused."""
         mends = is_mendable if isinstance(error, RequestRefusedError) else self.may_begin_anew
         return mends(error)
 
@@ -294,14 +300,16 @@ class Turn:
     ) -> None:
         if error is not None:
             blacken(error, self.hub.secret)
-        if self.conversation_id and self.in_flight and not self.ended and not self._is_in_doubt:
-            self.note_doubt(error)
+        if self.conversation_id and not self.ended:
+            self._leave(self.conversation_id, error)
         self.release(error)
 
-    @property
-    def _is_in_doubt(self) -> bool:
-        id_ = self.conversation_id
-        return id_ is not None and self.hub.ledger.of(id_).doubt is not None
+    def _leave(self, conversation_id: str, error: BaseException | None) -> None:
+        doubt = self.hub.ledger.of(conversation_id).doubt
+        if doubt is None and self.in_flight:
+            self.note_doubt(error)
+        elif doubt is not None and _is_left(error):
+            self.hub.ledger.note_doubt(conversation_id, doubt._replace(is_missed=False))
 
     def note_doubt(self, failure: BaseException | None) -> Doubt:
         """Has the ledger remember that it is not known what became of the turn.
@@ -322,8 +330,8 @@ class Turn:
             before or known.unclaimed,
             self.reading.response_id,
             self.hub.clock() + lateness(failure, self.hub.settle_timeout),
-            has_failed(failure),
-            is_missed=not isinstance(failure, GeneratorExit | None),
+            has_failed=has_failed(failure),
+            is_missed=not _is_left(failure),
         )
         self.hub.ledger.note(self.conversation_id, known._replace(doubt=doubt))
         return doubt
@@ -341,6 +349,11 @@ class Turn:
         if isinstance(error, ConversationNotFoundError) and self.conversation_id:
             self.hub.ledger.note(self.conversation_id, UNKNOWN)
             tell_way_out(error, self.request.session)
+
+
+def _is_left(error: BaseException | None) -> bool:
+    """Whether the caller does not want the answer any more."""
+    return isinstance(error, GeneratorExit | None)
 
 
 def tell_way_out(error: ConversationNotFoundError, session: str | None) -> None:

@@ -271,8 +271,6 @@ async def end(api: Api, turn: Turn) -> Outcome:
     if not turn.is_last:
         hub.ledger.forget_end(turn.conversation_id)
     await note_response(api, turn.conversation_id, response.id)
-    if turn.rebind is not None:
-        await api.ask(hub.registry.rebind, turn.rebind, turn.conversation_id)
     if turn.decision == "rebased" and request.keeper is not None:
         request.keeper.move(turn.conversation_id)
     turn.ended = True

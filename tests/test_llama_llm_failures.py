@@ -208,7 +208,7 @@ def test_a_turn_that_failed_is_sent_again_once_the_conversation_shows_that_it_is
         with pytest.raises(errors.ServiceFailedError):
             ask(llm, "hi")
         look = "GET /conversations/*/items"
-        assert asked(server)[1:] == ["POST /responses", look, "POST /responses", look]
+        assert asked(server)[1:] == ["POST /responses", look, look, "POST /responses", look]
 
 
 def test_what_failed_after_it_had_begun_is_not_sent_again(pieces_of):

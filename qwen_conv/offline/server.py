@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -138,32 +139,36 @@ class OfflineServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.told.set()
+        self._server.end()
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
 
 
 class _Server(uvicorn.Server):
-    """Ends when it is told to: uvicorn looks ten times a second whether it was, and then waits.
-
-    Attributes:
-        told: Whether it is to end; to be set by any thread.
-    """
+    """Ends when it is told to: uvicorn looks ten times a second whether it was, and then waits."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.told = threading.Event()
+        self._wake: Callable[[], object] = lambda: None
+
+    def end(self) -> None:
+        """Has it end; from any thread."""
+        self.should_exit = True
+        self._wake()
 
     async def main_loop(self) -> None:
         """Serves until it is told to end, or by a signal."""
-        told = asyncio.ensure_future(asyncio.to_thread(self.told.wait))
+        told, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._wake = partial(loop.call_soon_threadsafe, told.set)
         serving = asyncio.ensure_future(super().main_loop())
-        try:
-            await asyncio.wait([told, serving], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            serving.cancel()
-            self.told.set()  # the thread that waits for it has to end, too
+        waiting = asyncio.ensure_future(told.wait())
+        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
+        self._wake = lambda: None
+        waiting.cancel()
+        if serving.done():
+            serving.result()
+        serving.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the connections; who is being answered is waited for."""
