@@ -86,6 +86,7 @@ class Relay(ThreadingHTTPServer):
     Attributes:
         loses: Says of a request, by method and path, whether its answer is to be lost.
         faults: What becomes of the next turns, one of each.
+        appends: What becomes of the next requests that add items, one of each.
         refuses: Says of a request which status it is answered with, instead of being carried out.
         sees: Is told of each request before anything becomes of it.
         base_url: The base URL to give to a client.
@@ -100,6 +101,7 @@ class Relay(ThreadingHTTPServer):
         self.base_url = url._replace(netloc=f"127.0.0.1:{self.server_address[1]}").geturl()
         self.loses: Callable[[str, str], bool] = lambda _method, _path: False
         self.faults: list[Fault] = []
+        self.appends: list[Fault] = []
         self.refuses: Callable[[str, str], int | None] = lambda _method, _path: None
         self.sees: Callable[[Request], None] = lambda _request: None
 
@@ -118,6 +120,9 @@ class _Passing(BaseHTTPRequestHandler):
         is_turn = self.command == "POST" and self.path.endswith("/responses")
         if is_turn and self.server.faults:
             self.server.faults.pop(0)(request)
+            return
+        if self.server.appends and self.command == "POST" and self.path.endswith("/items"):
+            self.server.appends.pop(0)(request)
             return
         answer = request.carry_out()
         if self.server.loses(self.command, self.path):
@@ -172,9 +177,9 @@ def late(released: threading.Event) -> Fault:
     return fault
 
 
-def refused(status: int, code: str, **headers: str) -> Fault:
+def refused(status: int, code: str, message: str = "sorry", **headers: str) -> Fault:
     """It is refused, and not carried out."""
-    body = json.dumps({"code": code, "message": "sorry", "request_id": "r"}).encode()
+    body = json.dumps({"code": code, "message": message, "request_id": "r"}).encode()
     return lambda request: request.answer(Answer(status, "application/json", body), **headers)
 
 

@@ -1,13 +1,13 @@
 """A run with a history whose turn failed is run again with the same question: it is asked once."""
 
 import pytest
-from conftest import Take, another_process, asked, eventually, said, stream
-from langchain_core.messages import HumanMessage
+from conftest import MODEL, Take, another_process, asked, eventually, invoke, said, stream
+from langchain_core.messages import AIMessage, HumanMessage
 from lossy import lost, never_ran, put_off, relayed
-from test_chat_history_patterns import CONFIG, TAILS, asks, with_history
+from test_chat_history_patterns import CONFIG, TAILS, asks, vendor, with_history
 from test_turns_once import TURN, echo, failing_late
 
-from langchain_qwen_conv import QwenConvChatMessageHistory
+from langchain_qwen_conv import ChatQwenConv, QwenConvChatMessageHistory
 from qwen_conv import errors
 from qwen_conv.offline import Fail, OfflineServer, Say
 
@@ -49,6 +49,7 @@ def turn(question):
 def relay(server):
     server.script = echo
     with relayed(server.base_url) as relay:
+        relay.server_behind = server
         yield relay
 
 
@@ -167,3 +168,71 @@ def test_a_lost_answer_is_found_within_the_run(take: Take, run):
     assert run.ask(take, "one") == "You said: one"
     assert asked(run.server).count(TURN) == 1
     assert is_once(run, take, "one")
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_what_another_model_answered_instead_is_no_lost_turn(take: Take, relay, is_stored):
+    run = Run(relay.server_behind, relay)
+    ours = ChatQwenConv(model=MODEL, conversations=run.hub)
+    run.chain = with_history(lambda _ours: ours.with_fallbacks([vendor()]), "prompt", run.hub)
+    waiting = []
+    relay.faults = [put_off(waiting)]
+    assert run.ask(take, "go on") == "the vendor's"
+    if is_stored:
+        waiting.pop()()
+    assert run.ask(take, "go on") == "You said: go on"
+    instead = ["user: go on", "assistant: the vendor's"]
+    assert run.holds == run.shown == instead + turn("go on") * (1 + is_stored)
+
+
+def test_a_list_of_ones_own_holds_what_the_conversation_holds(take: Take, run):
+    chat = ChatQwenConv(model=MODEL, conversations=run.hub, session_id="alice")
+    waiting = []
+    run.relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        take(chat, [*run.history.messages, HumanMessage("one")])
+    waiting.pop()()
+    messages = [*run.history.messages, HumanMessage("one")]
+    messages += [take(chat, messages), HumanMessage("two")]
+    answer = take(chat, messages)
+    assert answer.response_metadata["decision"] == "attached"
+    assert run.holds == turn("one") * 2 + turn("two")
+
+
+def test_what_is_added_after_a_reading_in_doubt_is_written(take: Take, run):
+    run.ask(take, "yes")
+    run.relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError):
+        run.ask(take, "lost")
+    history = QwenConvChatMessageHistory("alice", conversations=run.hub)
+    assert len(history.messages) == 3
+    history.add_messages([HumanMessage("yes"), AIMessage("You said: yes")])
+    assert run.holds == turn("yes") * 2
+
+
+@pytest.mark.parametrize("name", ["ours, changed", "ours, then a vendor's"])
+def test_what_a_chain_makes_of_a_found_answer_is_held_once(relay, name):
+    run = Run(relay.server_behind, relay, name)
+    waiting = []
+    relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        run.ask(invoke, "one")
+    waiting.pop()()
+    made = run.ask(invoke, "one")
+    assert made != "You said: one"
+    assert run.holds == run.shown == ["user: one", f"assistant: {made}"]
+
+
+def test_who_leaves_the_answer_that_was_found_and_says_the_same_is_answered_anew(run):
+    chat = ChatQwenConv(model=MODEL, conversations=run.hub, session_id="alice")
+    messages = [*run.history.messages, HumanMessage("go on")]
+    waiting = []
+    run.relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        chat.invoke(messages)
+    waiting.pop()()
+    pieces = chat.stream(messages)
+    next(pieces)
+    pieces.close()
+    assert run.ask(stream, "go on") == "You said: go on"
+    assert run.holds == turn("go on") * 2

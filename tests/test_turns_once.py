@@ -28,6 +28,7 @@ from lossy import Answer, cut, failed_after, late, lost, never_ran, put_off, ref
 from langchain_qwen_conv import ChatQwenConv
 from llamaindex_qwen_conv import QwenConv
 from qwen_conv import QwenConversations, errors, flows
+from qwen_conv.items import Message
 from qwen_conv.offline import CallTool, Fail, OfflineServer, Say
 from qwen_conv.registry import SqlRegistry
 
@@ -107,8 +108,15 @@ def echo(context, _request):
         refused(529, "overloaded", retry_after="0"),
         refused(503, "server_overloaded", retry_after_ms="1"),
         refused(400, "conversation_locked", retry_after="0"),
+        refused(
+            400,
+            "InvalidParameter",
+            "Another process is currently operating on this "
+            "conversation. Please retry in a few seconds.",
+            retry_after="0",
+        ),
     ],
-    ids=["rate limit", "overload", "overloaded", "locked"],
+    ids=["rate limit", "overload", "overloaded", "locked", "locked, in words"],
 )
 def test_what_was_refused_for_now_is_sent_again_without_a_look(talk, relay, refusal):
     relay.faults = [refusal, refusal]
@@ -152,7 +160,7 @@ def test_a_service_that_cannot_be_reached_leaves_nothing_in_doubt(take: Take):
 # --- It failed, or no reply came ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
 def test_a_turn_that_failed_is_sent_again_if_the_conversation_does_not_show_it(talk, relay, status):
     relay.faults = [refused(status, "InternalError", retry_after="0")]
     assert talk.ask("one") == "You said: one"
@@ -170,6 +178,30 @@ def test_a_turn_that_was_carried_out_is_not_sent_again_and_its_answer_is_found(t
     assert talk.ask("two") == "You said: two"
     assert talk.asked == [TURN]
     assert talk.holds == talk.turn("zero") + talk.turn("one") + talk.turn("two")
+
+
+def test_a_turn_that_is_stored_just_after_it_was_said_to_have_failed_is_not_sent_again(talk, relay):
+    waiting = []
+
+    def fault(request):
+        waiting.append(request.carry_out)
+        refused(500, "InternalError", retry_after="0")(request)
+
+    relay.faults, relay.loses = [fault], stored_after_a_look(waiting)
+    assert talk.ask("one") == "You said: one"
+    assert talk.asked.count(TURN) == 1
+    assert talk.holds == talk.turn("one")
+
+
+def stored_after_a_look(waiting):
+    """Has what waits be carried out once a look has found nothing."""
+
+    def is_lost(method, _path):
+        if method == "GET" and waiting:
+            waiting.pop()()
+        return False
+
+    return is_lost
 
 
 def test_what_is_stored_late_is_waited_for(talk, relay):
@@ -294,6 +326,62 @@ def test_a_question_that_was_stored_without_its_answer_is_answered(take: Take, h
         assert asked(server)[again:] == [TURN]
 
 
+def test_the_answer_to_a_question_that_stood_alone_may_be_added_late(take: Take):
+    answers = iter([Fail("out of order", "InternalError", 500), Say("fine"), Say("bye")])
+    server = OfflineServer(lambda *_: next(answers), failed_turn="input_stored")
+    with server, relayed(server.base_url) as relay:
+        relay.clock = server.clock
+        chat = ChatQwenConv(
+            model=MODEL, conversations=another_process(relay, settle_timeout=30), session_id="alice"
+        )
+        waiting = []
+        relay.appends = [put_off(waiting)]
+        relay.loses = stored_after_a_look(waiting)
+        answer = take(chat, "hi")
+        assert answer.text == "fine"
+        assert take(chat, [HumanMessage("hi"), answer, HumanMessage("so long")]).text == "bye"
+        conversation = answer.response_metadata["conversation_id"]
+        stored = ["user: hi", "assistant: fine", "user: so long", "assistant: bye"]
+        assert said(server, conversation) == stored
+
+
+def test_a_lost_turn_of_a_list_that_was_changed_is_found(take: Take, server, relay):
+    server.script, relay.clock = echo, server.clock
+    hub = another_process(relay, settle_timeout=0)
+    for way_out in ("rebase", "ignore"):
+        chat = ChatQwenConv(
+            model=MODEL, conversations=hub, session_id=way_out, on_divergence=way_out
+        )
+        messages = [HumanMessage("zero")]
+        messages += [take(chat, messages), HumanMessage("one")]
+        changed = [HumanMessage("nought"), *messages[1:]]
+        waiting = []
+        relay.faults = [put_off(waiting)]
+        with pytest.raises(errors.UndecidedError) as raised:
+            take(chat, changed)
+        waiting.pop()()
+        server.requests.clear()
+        assert take(chat, changed).text == "You said: one"
+        assert TURN not in asked(server)
+        conversation = hub.registry.get(hub.session(way_out)).conversation_id
+        assert raised.value.conversation_id == conversation
+        assert said(server, conversation)[-2:] == ["user: one", "assistant: You said: one"]
+        assert hub.erase_session(way_out).left == ()
+        assert not server.items(conversation)
+
+
+def test_what_this_process_wrote_since_is_not_taken_for_the_lost_turn(talk, relay):
+    talk.ask("zero")
+    relay.faults = [never_ran]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("yes")
+    written = [Message.of("user", "yes"), Message.of("assistant", "by hand")]
+    talk.hub.run(flows.append, talk.id, written)
+    assert talk.ask("yes") == "You said: yes"
+    stands = ["user: yes", "assistant: by hand"]
+    assert talk.holds == talk.turn("zero") + stands + talk.turn("yes")
+
+
 @pytest.mark.parametrize("switches", [{}, {"stored_items": "messages"}, {"output_ids": "new"}])
 def test_a_lost_answer_to_a_tools_result_is_found(take: Take, switches):
     def script(context, _request):
@@ -408,20 +496,41 @@ def test_a_stream_that_was_cut_and_is_not_stored_tells_what_had_come(streamed, r
     assert streamed.holds == streamed.turn("one")
 
 
+def failing(code, message="sorry"):
+    """The answer of a stream that begins and fails."""
+    error = {"code": code, "message": message}
+    failed = {"type": "response.failed", "response": {"id": "r1", "error": error}}
+    return Answer(200, EVENTS, framed(CREATED, failed))
+
+
 def failing_late(waiting, code):
     """A stream that begins and fails; what is put on the list then stores what was asked."""
-    error = {"code": code, "message": "sorry"}
-    failed = {"type": "response.failed", "response": {"id": "r1", "error": error}}
 
     def fault(request):
         waiting.append(request.carry_out)
-        request.answer(Answer(200, EVENTS, framed(CREATED, failed)))
+        request.answer(failing(code))
 
     return fault
 
 
+@pytest.mark.parametrize("take", ["stream", "astream"], indirect=True)
+def test_a_refusal_is_mended_though_the_stream_had_begun(take: Take, server, relay):
+    @tool
+    def weather(place: str) -> str:
+        """Tells the weather."""
+        return "sunny"
+
+    answers = iter([CallTool("weather", {}, "c1"), "fine"])
+    server.script, relay.clock = lambda *_: next(answers), server.clock
+    chat = ChatQwenConv(model=MODEL, conversations=another_process(relay), session_id="alice")
+    take(chat.bind_tools([weather]), "weather?")
+    refusal = failing("InvalidParameter", "No tool output found for function call c1.")
+    relay.faults = [lambda request: request.answer(refusal)]
+    assert take(chat, "never mind").text == "fine"
+
+
 @pytest.fixture
-def failing(request, relay):
+def streaming(request, relay):
     """What streams on a server that stores what it was asked a while after it has failed."""
     answers = iter([Fail("out of order", "InternalError", 500), Say("fine"), Say("fine, too")])
     with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
@@ -429,33 +538,28 @@ def failing(request, relay):
         yield Talk(request.param, server, relay, settle_timeout=30.0)
 
 
-@pytest.mark.parametrize("failing", STREAMING, indirect=True)
-def test_what_a_stream_that_failed_was_asked_may_be_stored_later(failing, relay):
+@pytest.mark.parametrize("streaming", STREAMING, indirect=True)
+def test_what_a_stream_that_failed_was_asked_may_be_stored_later(streaming, relay):
     waiting = []
-
-    def is_lost(method, _path):
-        if method == "GET" and waiting:  # the first look has found nothing
-            waiting.pop()()
-        return False
-
-    relay.faults, relay.loses = [failing_late(waiting, "InternalError")], is_lost
-    assert failing.ask("one") == "fine"
-    assert failing.ask("two") == "fine, too"
-    assert failing.holds == ["user: one", "assistant: fine", "user: two", "assistant: fine, too"]
+    relay.faults = [failing_late(waiting, "InternalError")]
+    relay.loses = stored_after_a_look(waiting)
+    assert streaming.ask("one") == "fine"
+    assert streaming.ask("two") == "fine, too"
+    assert streaming.holds == ["user: one", "assistant: fine", "user: two", "assistant: fine, too"]
 
 
-@pytest.mark.parametrize("failing", STREAMING, indirect=True)
+@pytest.mark.parametrize("streaming", STREAMING, indirect=True)
 @pytest.mark.parametrize("code", ["InternalError", "InvalidParameter"])
 def test_what_it_was_asked_is_found_by_the_next_turn_where_it_is_not_sent_again(
-    failing, relay, code
+    streaming, relay, code
 ):
     waiting = []
     relay.faults = [failing_late(waiting, code)]
     with pytest.raises(errors.ServiceError, match="sorry"):
-        failing.ask("one", max_retries=0)
+        streaming.ask("one", max_retries=0)
     relay.sees = lambda request: request.is_list and [waiting.pop()() for _ in waiting[:]]
-    assert failing.ask("one") == "fine"
-    assert failing.holds == ["user: one", "assistant: fine"]
+    assert streaming.ask("one") == "fine"
+    assert streaming.holds == ["user: one", "assistant: fine"]
 
 
 # --- Neighbours ---------------------------------------------------------------------------------
