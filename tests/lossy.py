@@ -87,7 +87,8 @@ class Relay(ThreadingHTTPServer):
         loses: Says of a request, by method and path, whether its answer is to be lost.
         faults: What becomes of the next turns, one of each.
         appends: What becomes of the next requests that add items, one of each.
-        refuses: Says of a request which status it is answered with, instead of being carried out.
+        refuses: Says of a request which status, or what, it is answered with, instead of being
+            carried out.
         sees: Is told of each request before anything becomes of it.
         base_url: The base URL to give to a client.
     """
@@ -102,7 +103,7 @@ class Relay(ThreadingHTTPServer):
         self.loses: Callable[[str, str], bool] = lambda _method, _path: False
         self.faults: list[Fault] = []
         self.appends: list[Fault] = []
-        self.refuses: Callable[[str, str], int | None] = lambda _method, _path: None
+        self.refuses: Callable[[str, str], int | Answer | None] = lambda _method, _path: None
         self.sees: Callable[[Request], None] = lambda _request: None
 
 
@@ -114,8 +115,8 @@ class _Passing(BaseHTTPRequestHandler):
     def _pass(self) -> None:
         request = Request(self)
         self.server.sees(request)
-        if status := self.server.refuses(self.command, self.path):
-            request.answer(Answer(status, "", b""))
+        if told := self.server.refuses(self.command, self.path):
+            request.answer(told if isinstance(told, Answer) else Answer(told, "", b""))
             return
         is_turn = self.command == "POST" and self.path.endswith("/responses")
         if is_turn and self.server.faults:

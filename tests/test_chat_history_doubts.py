@@ -200,10 +200,11 @@ def test_a_list_of_ones_own_holds_what_the_conversation_holds(take: Take, run):
 
 
 def test_what_is_added_after_a_reading_in_doubt_is_written(take: Take, run):
-    run.ask(take, "yes")
+    chat = ChatQwenConv(model=MODEL, conversations=run.hub, session_id="alice")
+    take(chat, "yes")
     run.relay.faults = [never_ran]
     with pytest.raises(errors.UndecidedError):
-        run.ask(take, "lost")
+        take(chat, "lost")
     history = QwenConvChatMessageHistory("alice", conversations=run.hub)
     assert len(history.messages) == 3
     history.add_messages([HumanMessage("yes"), AIMessage("You said: yes")])

@@ -1,6 +1,7 @@
 """Erasing a session: all that it left is gone, and what could not be deleted is told."""
 
 import asyncio
+import json
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from conftest import MODEL, another_process, asked, invoke, said
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
 from llama_store import server, standing
-from lossy import relayed
+from lossy import Answer, relayed
 from test_other_servers import answering
 from test_outbox import LASTING, database
 from test_sql_registry import ALICE, HERE
@@ -412,6 +413,20 @@ def test_that_nothing_is_found_where_a_response_is_deleted_is_not_believed_if_it
     told = erased(behind, "alice")
     assert [one.id for one in told.left if one.kind == "response"] == responses
     assert "still shows it" in str(told.left[0].error)
+
+
+def test_where_responses_cannot_be_deleted_nor_shown_they_are_said_to_be_left(
+    server, relay, behind, erased
+):
+    _, responses = talked(behind, "I am Alice.")
+    unknown = json.dumps({"code": "Not Found", "message": "Not support", "request_id": "r"})
+    answer = Answer(404, "application/json", unknown.encode())  # as of an address that is none
+    relay.refuses = lambda method, path: (
+        answer if method != "POST" and "/responses/" in path else None
+    )
+    told = erased(behind, "alice")
+    assert [one.id for one in told.left if one.kind == "response"] == responses
+    assert told.responses == ()
 
 
 def test_where_nobody_answers_the_rest_is_not_waited_for(server, relay, behind, erased):

@@ -12,11 +12,11 @@ from conftest import another_process, asked, eventually, said
 from llama import KEY, llm_on, memory_on, scripted
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage
-from lossy import relayed
+from lossy import put_off, relayed
 
 from benchmarks.engines import ask, made
 from llamaindex_qwen_conv import QwenConvChatStore
-from qwen_conv import QwenConversations
+from qwen_conv import QwenConversations, flows
 from qwen_conv.errors import (
     ConversationNotFoundError,
     NoReplyError,
@@ -339,6 +339,23 @@ def test_a_lost_answer_to_a_turn_leaves_nothing_twice(server, kind, way):
             "user: Two?",
         ]
         assert [line.split(": ")[1] for line in lines] == shown(memory)
+
+
+@pytest.mark.parametrize("again", ["one", "two"])
+def test_a_lost_first_turn_on_a_conversation_leaves_nothing_beside_the_history(server, kind, again):
+    with relayed(server.base_url) as relay:
+        relay.clock = server.clock
+        hub = another_process(relay, settle_timeout=0)
+        key, waiting = hub.run(flows.create).id, []
+        memory = memory_on(hub, kind, key)
+        engine = SimpleChatEngine.from_defaults(llm=llm_on(hub), memory=memory)
+        relay.faults = [put_off(waiting)]
+        with pytest.raises(UndecidedError):
+            engine.chat("one")
+        waiting.pop()()
+        for question in (again, "three"):
+            engine.chat(question)
+        assert [line.split(": ", 1)[1] for line in said(server, key)] == shown(memory)
 
 
 def answered(llm, way, messages):

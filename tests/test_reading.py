@@ -243,12 +243,31 @@ def test_what_others_add_meanwhile_is_read_or_not_and_nothing_else_is_lost(stand
 
 
 @pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("has_more", ["right", "missing", "always"])
+@pytest.mark.parametrize("has_more", ["right", "missing", "always", "never"])
 def test_a_server_that_repeats_its_first_page_is_refused(standing, reading, has_more):
     lists = Lists(talk(250), deaf=True, has_more=has_more)
     with pytest.raises(errors.ServiceFailedError, match="came twice"):
         reading(a_process(standing, lists))
-    assert len(lists.asked) < 10
+    assert len(lists.asked) < 12
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_who_told_the_truth_of_one_conversation_is_not_believed_of_another(standing, reading):
+    hub = a_process(standing, Lists(talk(250)))
+    by_flow(hub)
+    standing.lists = Lists(talk(150), has_more="never")
+    assert reading(hub) == words(standing.lists)
+
+
+@pytest.mark.parametrize("has_more", ["right", "never", "missing"])
+def test_a_page_that_is_empty_in_the_middle_is_asked_for_again(standing, has_more):
+    lists = Lists(talk(250), has_more=has_more)
+    empty = [1]
+    lists.cap = lambda: 0 if "after" in lists.asked[-1] and empty and empty.pop() else 100
+    assert by_flow(a_process(standing, lists)) == words(lists)
+    lists.cap = lambda: 0 if "after" in lists.asked[-1] else 100
+    with pytest.raises(errors.ServiceFailedError, match="what stands behind"):
+        by_flow(a_process(standing, lists))
 
 
 @pytest.mark.parametrize("unknown", ["404", "restarts"])
