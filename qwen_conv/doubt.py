@@ -97,18 +97,36 @@ class Doubt(NamedTuple):
         return None
 
 
-def written(doubt: Doubt | None) -> str | None:
-    """The doubt as a text that another process can read; it says nothing of the content."""
-    return None if doubt is None else json.dumps({"v": VERSION, **doubt._asdict()})
+def written(doubt: Doubt | None, end: str | None, token: int) -> str:
+    """What the next owner of a conversation's lease is to know; it says nothing of the content.
+
+    Args:
+        doubt: The turn in doubt.
+        end: The id of the item that the conversation ends with, or ended with before that turn.
+        token: The token of the lease.
+    """
+    told = doubt and doubt._asdict()
+    return json.dumps({"v": VERSION, "doubt": told, "end": end, "token": token})
 
 
-def read(note: str | None) -> Doubt | None:
-    """The doubt that a text is; `None` if there is none, or a later version wrote it."""
-    told = json.loads(note or "{}")
-    if told.pop("v", None) != VERSION:
-        return None
+def read(note: str | None, token: int) -> tuple[Doubt | None, str | None]:
+    """The doubt, and the end, that the last owner has written.
+
+    Where a later version wrote it, both are `None`; so is the end where the last owner did not come
+    to write one, because it was killed.
+
+    Args:
+        note: What was written.
+        token: The token of the lease that was taken just now.
+    """
+    noted = json.loads(note or "{}")
+    if noted.get("v") != VERSION:
+        return None, None
+    end = noted["end"] if noted["token"] == token - 1 else None
+    if (told := noted["doubt"]) is None:
+        return None, end
     tuples = {name: tuple(told[name]) for name in ("asked", "before", "since")}
-    return Doubt(**{**told, **tuples, "forms": tuple(map(tuple, told["forms"]))})
+    return Doubt(**{**told, **tuples, "forms": tuple(map(tuple, told["forms"]))}), end
 
 
 def forms_of(items: Sequence[Item]) -> tuple[Said, ...]:

@@ -212,10 +212,11 @@ class Tenure:
                 return
         self._end(then)
 
-    @property
-    def _doubt(self) -> str | None:
+    def _note(self, lease: Lease) -> str:
         """What the next owner has to know of."""
-        return written(self._hub.ledger.of(self._conversation_id).doubt)
+        ledger = self._hub.ledger
+        end = ledger.end(self._conversation_id)
+        return written(ledger.of(self._conversation_id).doubt, end, lease.token)
 
     def _take(self) -> bool:
         """Whether there is no more to wait for: the lease is taken, or the turn was cancelled."""
@@ -232,7 +233,7 @@ class Tenure:
             self._lease = replace(lease, expires=expires)
             self.taken_over = self._tenant.note(lease)
             if self.taken_over:
-                self._hub.ledger.take_over(self._conversation_id, read(lease.note))
+                self._hub.ledger.take_over(self._conversation_id, *read(lease.note, lease.token))
             heartbeat.keep(self)
         return True
 
@@ -255,7 +256,8 @@ class Tenure:
                 self._heartbeat.drop(self)
                 if self._lease is None:
                     return
-                if self._is_lost or not self._registry.end_lease(self._lease, self._doubt):
+                note = self._note(self._lease)
+                if self._is_lost or not self._registry.end_lease(self._lease, note):
                     logger.warning(
                         "the lease of %s was lost before its turn ended", self._conversation_id
                     )

@@ -143,10 +143,21 @@ class Ledger:
         """Notes that a turn in doubt is not in the conversation, which is as it was before."""
         self.note(conversation_id, self.of(conversation_id).certain)
 
-    def take_over(self, conversation_id: str, doubt: Doubt | None) -> None:
-        """Notes that others had the conversation: the doubt is theirs, and its end is not known."""
+    def end(self, conversation_id: str) -> str | None:
+        """The id of the item that the conversation ended with when this process last saw it."""
+        ids = self.of(conversation_id).head or self.written(conversation_id).ids
+        return ids[-1] if ids else None
+
+    def take_over(self, conversation_id: str, doubt: Doubt | None, end: str | None) -> None:
+        """Notes that others had the conversation, and what they say of a doubt, and of its end.
+
+        That is no end that this process has seen: it vouches for nothing, and only tells where to
+        look behind for what gets lost.
+        """
         exists = self.of(conversation_id).exists
         self.note(conversation_id, Known(exists=exists, doubt=doubt))
+        ids = () if end is None else (end,)
+        self._note_written(conversation_id, self.written(conversation_id)._replace(ids=ids))
 
     def note_listing(
         self,

@@ -319,8 +319,7 @@ class Turn:
         """
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
-        ends = known.head or self.hub.ledger.written(self.conversation_id).ids
-        end = "" if known.empty else next(reversed(ends), None)
+        end = "" if known.empty else self.hub.ledger.end(self.conversation_id)
         held = self.request.local.entries()[: -len(self.plan.send)]
         before = tuple(chain.from_iterable(entry.said for entry in held))
         doubt = Doubt(

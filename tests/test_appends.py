@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import eventually, said
+from conftest import another_process, said
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
 from lossy import relayed
@@ -357,20 +357,32 @@ def test_a_role_that_the_service_rewrites_does_not_hide_what_was_written():
         hub.close()
 
 
-def test_a_cancelled_adding_is_finished_too(trouble, hub):
-    made = hub.run(flows.create).id
+def test_a_cancelled_adding_is_finished_too(server):
     items = [Message.of("user", text) for text in numbered(45)]
+    arrived, released = threading.Event(), threading.Event()
 
-    async def cancelled():
+    def is_held(request):
+        arrived.set()
+        released.wait(10)
+        request.answer(request.carry_out())
+
+    async def cancelled(hub, made):
         adding = asyncio.create_task(hub.arun(flows.append, made, items))
-        await asyncio.to_thread(eventually, lambda: len(trouble.server.items(made)) >= 20)
+        await asyncio.to_thread(arrived.wait, 10)
         adding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await adding
+        released.set()
 
-    asyncio.run(cancelled())
-    stored = hub.run(flows.append, made, items)
-    assert [item.text for item in stored] == held(trouble, made) == numbered(45)
+    with relayed(server.base_url) as relay:
+        relay.clock = server.clock
+        hub = another_process(relay, settle_timeout=30)
+        made = hub.run(flows.create).id
+        relay.appends = [lambda request: request.answer(request.carry_out()), is_held]
+        asyncio.run(cancelled(hub, made))
+        stored = hub.run(flows.append, made, items)
+        listed = [item["content"][0]["text"] for item in server.items(made)]
+        assert [item.text for item in stored] == listed == numbered(45)
 
 
 def test_what_is_refused_is_not_looked_for(trouble, hub):

@@ -631,3 +631,20 @@ def test_a_process_that_shares_the_registry_settles_what_another_one_left_in_dou
         assert asked(server).count(TURN) == 2
         assert take(here, "two").text == "You said: two"
         assert said(server, conversation)[2::2] == ["user: one", "user: two"]
+
+
+def test_an_equal_turn_of_another_process_that_shares_the_registry_is_not_taken_for_it(
+    take: Take, server, relay, tmp_path
+):
+    server.script, relay.clock = always("ok"), server.clock
+    with SqlRegistry(f"sqlite:///{tmp_path}/sessions.db") as registry:
+        for number in range(3):
+            hub = another_process(relay, registry=registry, settle_timeout=0)
+            chat = ChatQwenConv(model=MODEL, conversations=hub, session_id="alice")
+            if number:
+                relay.faults = [never_ran]
+                with pytest.raises(errors.UndecidedError):
+                    take(chat, "yes")
+            take(chat, "yes")
+        conversation = registry.get(hub.session("alice")).conversation_id
+        assert said(server, conversation) == ["user: yes", "assistant: ok"] * 3
