@@ -108,6 +108,7 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     seconds = doubt.until - hub.clock()
     left = (found := await look_for(api, conversation_id, doubt, seconds=seconds)).left
     if left is None:
+        turn.lost = doubt
         hub.ledger.settle(conversation_id)
         return None
     entries = request.local.entries()
@@ -186,6 +187,14 @@ async def _seen(api: Api, conversation_id: str, look: Look, hidden: Collection[s
     if items is not None:
         items = tuple(item for item in items if item.id not in hidden)
     return Seen(look, items)
+
+
+async def settle_again(api: Api, turn: Turn) -> None:
+    """Looks once more for what a lost turn left that may have run until now, and decides by it."""
+    assert turn.conversation_id is not None  # noqa: S101 - the lost turn was of a conversation
+    plan = await _settled(api, turn, turn.conversation_id)
+    if plan is not None:
+        turn.plan = plan
 
 
 async def begin_anew(api: Api, turn: Turn) -> None:

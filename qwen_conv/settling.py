@@ -213,6 +213,7 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
         if turn.response is None:
             await pause_after(api, turn, failure)
     elif may_be_sent:
+        turn.lost = doubt
         turn.forget_doubt()
     else:
         raise UndecidedError(turn.conversation_id, seconds, failure) from failure

@@ -154,6 +154,8 @@ class Turn:
         reading: Receives the events of an answer.
         response: The answer, once it is known.
         failure: Why the last attempt failed.
+        lost: A turn of before that was in doubt, and is not in the conversation; not yet, if it
+            runs still.
         tries: How often the turn was sent.
         begun: Whether a part of the answer was passed on.
         in_flight: Whether the turn may be in its conversation.
@@ -171,6 +173,7 @@ class Turn:
     reading: Reading = field(default_factory=Reading)
     response: Response | None = None
     failure: QwenConvError | None = None
+    lost: Doubt | None = None
     tries: int = 0
     begun: bool = False
     in_flight: bool = False

@@ -17,6 +17,7 @@ from qwen_conv.chains import NOWHERE, follow, sealed
 from qwen_conv.decision import Attach, settle
 from qwen_conv.erasing import note_response
 from qwen_conv.errors import (
+    ConversationLockedError,
     ConversationNotFoundError,
     DivergedError,
     NotFoundError,
@@ -27,7 +28,7 @@ from qwen_conv.errors import (
 from qwen_conv.flows import read
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import FunctionOutput, Item
-from qwen_conv.planning import begin_anew, make_plan
+from qwen_conv.planning import begin_anew, make_plan, settle_again
 from qwen_conv.responses import Delta
 from qwen_conv.settling import find_out, pause_after
 from qwen_conv.turn import Decision, Outcome, Turn, TurnRequest
@@ -180,8 +181,14 @@ async def unsent(api: Api, turn: Turn) -> bool:
         case RequestRefusedError():
             await _mend(api, turn, failure)
         case _:
+            runs_still = isinstance(failure, ConversationLockedError) and turn.lost
+            if runs_still and turn.conversation_id is not None:
+                # What holds the conversation may be the turn that was lost.
+                api.hub.ledger.note_doubt(turn.conversation_id, runs_still)
             await pause_after(api, turn, failure)
-            return True
+            if runs_still:
+                await settle_again(api, turn)
+            return turn.response is None
     turn.tries -= 1  # it was not sent for nothing: what was learned need not be told again
     return True
 

@@ -466,6 +466,43 @@ def test_a_question_is_answered_though_a_call_before_it_was_given_no_result(take
         assert said(server, conversation)[-2:] == ["user: how are you?", "assistant: so"]
 
 
+def test_what_bars_the_next_turn_may_be_the_one_that_was_lost(talk, relay):
+    locked, waiting = refused(400, "conversation_locked", retry_after="0"), []
+    talk.ask("zero")
+    relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("one")
+    relay.faults = [locked] * 3 * 2
+    with pytest.raises(errors.ConversationLockedError):
+        talk.ask("one", max_retries=1)
+    relay.faults, turns = [locked], []
+
+    def ends(request):
+        if request.is_list and turns and waiting:  # while the next one waits
+            waiting.pop()()
+        turns.extend([request] * request.is_turn)
+
+    relay.sees = ends
+    assert talk.ask("one") == "You said: one"
+    assert not waiting
+    assert talk.holds == talk.turn("zero") + talk.turn("one")
+
+
+def test_a_lost_turn_that_barred_another_one_is_found_when_it_has_ended(talk, relay):
+    locked, waiting = refused(400, "conversation_locked", retry_after="0"), []
+    talk.ask("zero")
+    relay.faults = [put_off(waiting)]
+    with pytest.raises(errors.UndecidedError):
+        talk.ask("one")
+    relay.faults = [locked]
+    with pytest.raises(errors.ConversationLockedError):
+        talk.ask("one", max_retries=0)
+    relay.faults.clear()
+    waiting.pop()()
+    assert talk.ask("one") == "You said: one"
+    assert talk.holds == talk.turn("zero") + talk.turn("one")
+
+
 # --- Streams ------------------------------------------------------------------------------------
 
 
