@@ -194,12 +194,12 @@ async def find_out(api: Api, turn: Turn, failure: QwenConvError) -> None:
     may_be_sent = says_so or hub.on_doubt == "resend"
     finding = await _found(api, turn.conversation_id, doubt, failure, seconds)
     if finding.left is None and may_be_sent:
-        pause = _pause(api, turn, failure)
-        if pause is None:
+        wait = _pause(api, turn, failure)
+        if wait is None:
             if not may_come(failure):
                 turn.forget_doubt()
             raise failure
-        await api.sleep(pause)
+        await api.sleep(wait)
         finding = await _found(api, turn.conversation_id, doubt, failure, 0.0)  # it may have come
     if finding.left is not None and finding.state == "answered":
         turn.response, turn.is_last = finding.answer, finding.left.alone
