@@ -31,7 +31,7 @@ from qwen_conv.items import (
     is_system,
 )
 from qwen_conv.limits import ITEM_LIFETIME
-from qwen_conv.local import Entry, LocalList, Proof, key_of
+from qwen_conv.local import Entry, LocalList, Proof, key_of, said_by
 from qwen_conv.pairing import told
 from qwen_conv.stamps import Stamp
 
@@ -262,7 +262,7 @@ def settle(
     Returns:
         The stamp for the answer, and what this process knows of the conversation now.
     """
-    sent = tuple(chain.from_iterable(entry.said for entry in plan.send))
+    sent = said_by(plan.send)
     said = fingerprints(received)
     stamp = Stamp(base_url, conversation_id, response_id, item_ids, now, sent, said, plan.after)
     proof = local.proof_with(key_of(received), plan.since, whole=whole)

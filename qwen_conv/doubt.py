@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,6 @@ from qwen_conv.items import (
     fingerprints,
     said_together,
 )
-
-VERSION = 2
 
 Said = tuple[Fingerprint, ...]
 
@@ -95,38 +92,6 @@ class Doubt(NamedTuple):
             if not self.before and is_last:
                 return left
         return None
-
-
-def written(doubt: Doubt | None, end: str | None, token: int) -> str:
-    """What the next owner of a conversation's lease is to know; it says nothing of the content.
-
-    Args:
-        doubt: The turn in doubt.
-        end: The id of the item that the conversation ends with, or ended with before that turn.
-        token: The token of the lease.
-    """
-    told = doubt and doubt._asdict()
-    return json.dumps({"v": VERSION, "doubt": told, "end": end, "token": token})
-
-
-def read(note: str | None, token: int) -> tuple[Doubt | None, str | None]:
-    """The doubt, and the end, that the last owner has written.
-
-    Where a later version wrote it, both are `None`; so is the end where the last owner did not come
-    to write one, because it was killed.
-
-    Args:
-        note: What was written.
-        token: The token of the lease that was taken just now.
-    """
-    noted = json.loads(note or "{}")
-    if noted.get("v") != VERSION:
-        return None, None
-    end = noted["end"] if noted["token"] == token - 1 else None
-    if (told := noted["doubt"]) is None:
-        return None, end
-    tuples = {name: tuple(told[name]) for name in ("asked", "before", "since")}
-    return Doubt(**{**told, **tuples, "forms": tuple(map(tuple, told["forms"]))}), end
 
 
 def forms_of(items: Sequence[Item]) -> tuple[Said, ...]:

@@ -442,7 +442,8 @@ def service_error(failure: Failure, call: Call[Any] | None = None) -> ServiceErr
 
 def _missing(failure: Failure, call: Call[Any] | None) -> type[ServiceError]:
     """Which of the things that the call names is the one that is not there."""
-    if failure.message.lower() == "not support":  # what Qwen says of a path that is not there
+    # What Qwen says of a path that is not there (measured 2026-09-27).
+    if failure.message.lower() == "not support":
         return NotFoundError
     item_id = getattr(call, "item_id", None) or getattr(call, "after", None)
     if item_id and ("item" in failure.message.lower() or item_id in failure.message):

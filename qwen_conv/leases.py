@@ -7,6 +7,7 @@ then a thread renews the lease. A process that is killed leaves a lease that run
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -21,7 +22,7 @@ from uuid import uuid4
 from weakref import WeakSet
 
 from qwen_conv.aside import running_loop, threads
-from qwen_conv.doubt import read, written
+from qwen_conv.doubt import Doubt
 from qwen_conv.errors import LeaseLostError, RegistryError
 from qwen_conv.registry import PLACE, Lease, Leases
 
@@ -34,6 +35,9 @@ logger = logging.getLogger("qwen_conv")
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = PLACE / 4
 """Seconds between two askings for a lease that others have."""
+
+_VERSION = 2
+"""Of what one owner of a lease notes for the next."""
 
 _REMEMBERED = 10_000
 """Conversations of which a process remembers the last lease; with one that it has forgotten, the
@@ -216,7 +220,7 @@ class Tenure:
         """What the next owner has to know of."""
         ledger = self._hub.ledger
         end = ledger.end(self._conversation_id)
-        return written(ledger.of(self._conversation_id).doubt, end, lease.token)
+        return _written(ledger.of(self._conversation_id).doubt, end, lease.token)
 
     def _take(self) -> bool:
         """Whether there is no more to wait for: the lease is taken, or the turn was cancelled."""
@@ -233,7 +237,7 @@ class Tenure:
             self._lease = replace(lease, expires=expires)
             self.taken_over = self._tenant.note(lease)
             if self.taken_over:
-                self._hub.ledger.take_over(self._conversation_id, *read(lease.note, lease.token))
+                self._hub.ledger.take_over(self._conversation_id, *_read(lease.note, lease.token))
             heartbeat.keep(self)
         return True
 
@@ -265,3 +269,35 @@ class Tenure:
             logger.warning("the lease of %s was not ended: %s", self._conversation_id, error)
         finally:
             then()
+
+
+def _written(doubt: Doubt | None, end: str | None, token: int) -> str:
+    """What the next owner of a conversation's lease is to know; it says nothing of the content.
+
+    Args:
+        doubt: The turn in doubt.
+        end: The id of the item that the conversation ends with, or ended with before that turn.
+        token: The token of the lease.
+    """
+    told = doubt and doubt._asdict()
+    return json.dumps({"v": _VERSION, "doubt": told, "end": end, "token": token})
+
+
+def _read(note: str | None, token: int) -> tuple[Doubt | None, str | None]:
+    """The doubt, and the end, that the last owner has written.
+
+    Where a later version wrote it, both are `None`; so is the end where the last owner did not come
+    to write one, because it was killed.
+
+    Args:
+        note: What was written.
+        token: The token of the lease that was taken just now.
+    """
+    noted = json.loads(note or "{}")
+    if noted.get("v") != _VERSION:
+        return None, None
+    end = noted["end"] if noted["token"] == token - 1 else None
+    if (told := noted["doubt"]) is None:
+        return None, end
+    tuples = {name: tuple(told[name]) for name in ("asked", "before", "since")}
+    return Doubt(**{**told, **tuples, "forms": tuple(map(tuple, told["forms"]))}), end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from qwen_conv.items import (
@@ -43,6 +44,11 @@ class Entry:
             or (isinstance(item, Message) and item.role == "assistant")
             for item in self.items
         )
+
+
+def said_by(entries: Iterable[Entry]) -> tuple[Fingerprint, ...]:
+    """What some messages say, one after another."""
+    return tuple(chain.from_iterable(entry.said for entry in entries))
 
 
 class Proof(NamedTuple):

@@ -331,11 +331,9 @@ class Mirror(Staging):
             found = await self._line(api, messages, is_bound=is_bound)
             if isinstance(found, Line):
                 whole = self._list([*self._held, *found.sent])
-                here = self._conversation_id or self._record.named
-                in_doubt = here is not None and self.hub.ledger.of(here).doubt is not None
                 attached = request._replace(
                     local=whole,
-                    span="tail" if in_doubt else "new",  # what a lost turn left is then taken back
+                    span="tail",
                     on_divergence="raise",
                     session=self._record.session,
                     conversation_id=self._record.named,

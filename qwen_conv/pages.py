@@ -64,7 +64,7 @@ class Listing:
         self._limit = limit
         self._begins_behind = self._cursor = after
         self._lost = 0
-        self._told_more = self._is_empty = False
+        self._told_more = self._was_empty = False
         self._first_page: tuple[Item, ...] | None = None
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
@@ -168,9 +168,9 @@ class Listing:
         heeds = api.hub.ledger.listing(api.hub.base_url).heeds_order
         if not heeds or end in {None, self._ids[-1]}:
             return True
-        if self._is_empty:
+        if self._was_empty:
             raise self._unreadable("it does not list what stands behind an item")
-        self._is_empty = True  # somebody may have added that just now
+        self._was_empty = True  # somebody may have added that just now
         return False
 
     async def _is_believed(self, api: Api, count: int, *, is_new: bool) -> bool:
@@ -189,8 +189,7 @@ class Listing:
 
     def _go_on(self, page: Page) -> None:
         """Names the item to go on behind."""
-        last = page.items[-1].id if page.items else None
-        cursor = last or page.last_id
+        cursor = page.items[-1].id or page.last_id
         try:
             cursor = checked_id(cursor, "an item")
         except UsageError as error:

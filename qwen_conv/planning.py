@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import chain
+from collections.abc import Collection
 
 from qwen_conv.api import Api
 from qwen_conv.calls import DeleteConversation, DeleteItem
 from qwen_conv.decision import Attach, Diverged, Look, Seen, decide
-from qwen_conv.doubt import Said
 from qwen_conv.errors import (
+    ConversationLockedError,
     ConversationNotFoundError,
     DivergedError,
     UsageError,
 )
 from qwen_conv.flows import create, remove
 from qwen_conv.ledger import UNKNOWN
-from qwen_conv.local import Entry, LocalList
+from qwen_conv.local import LocalList, said_by
 from qwen_conv.registry import Row
 from qwen_conv.seals import void_item
-from qwen_conv.settling import answer, behind, checked, look_for
+from qwen_conv.settling import answer, behind, checked, look_for, pause_after
 from qwen_conv.turn import Turn, TurnRequest
 
 
@@ -118,7 +117,7 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
         request.is_reread
         and doubt.is_missed
         and shown
-        and _said(entries[shown[-1] + 1 :]) == doubt.asked
+        and said_by(entries[shown[-1] + 1 :]) == doubt.asked
     )
     without: Attach | Diverged | None = None
     if again:
@@ -128,7 +127,7 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     if isinstance(without, Diverged) and without.new and request.on_divergence == "ignore":
         without = Attach(without.new, without.why, since=hub.clock())
     if isinstance(without, Attach):
-        if _said(without.send) == doubt.asked:
+        if said_by(without.send) == doubt.asked:
             turn.request, turn.plan, turn.why = request, without, without.why
             if found.state == "answered":
                 turn.response, turn.is_last = found.answer, left.alone
@@ -145,10 +144,6 @@ async def _settled(api: Api, turn: Turn, conversation_id: str) -> Attach | None:
     hub.ledger.settle(conversation_id)
     hub.ledger.forget_end(conversation_id)
     return None
-
-
-def _said(entries: Sequence[Entry]) -> Said:
-    return tuple(chain.from_iterable(entry.said for entry in entries))
 
 
 async def _decided(
@@ -189,9 +184,16 @@ async def _seen(api: Api, conversation_id: str, look: Look, hidden: Collection[s
     return Seen(look, items)
 
 
-async def settle_again(api: Api, turn: Turn) -> None:
-    """Looks once more for what a lost turn left that may have run until now, and decides by it."""
-    assert turn.conversation_id is not None  # noqa: S101 - the lost turn was of a conversation
+async def outlast(api: Api, turn: Turn, failure: ConversationLockedError) -> None:
+    """Waits for what holds the conversation, and looks again what a lost turn left: it may be that.
+
+    Raises:
+        ConversationLockedError: The failure: the turn is not to be sent again.
+    """
+    assert turn.conversation_id is not None  # noqa: S101 - it was lost in a conversation
+    assert turn.lost is not None  # noqa: S101 - else there is nothing to look for
+    api.hub.ledger.note_doubt(turn.conversation_id, turn.lost)
+    await pause_after(api, turn, failure)
     plan = await _settled(api, turn, turn.conversation_id)
     if plan is not None:
         turn.plan = plan

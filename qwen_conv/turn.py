@@ -29,7 +29,7 @@ from qwen_conv.hub import QwenConversations
 from qwen_conv.items import Item, Json, Message, to_wire
 from qwen_conv.ledger import UNKNOWN
 from qwen_conv.limits import checked_conversation_id, checked_session_id
-from qwen_conv.local import LocalList
+from qwen_conv.local import LocalList, said_by
 from qwen_conv.locks import Holder
 from qwen_conv.looking import has_failed, lateness
 from qwen_conv.pairing import OnUnansweredCall, Pairing, is_mendable
@@ -323,11 +323,10 @@ class Turn:
         assert self.conversation_id is not None  # noqa: S101 - only there it matters
         known = self.hub.ledger.of(self.conversation_id).certain
         end = "" if known.empty else self.hub.ledger.end(self.conversation_id)
-        held = self.request.local.entries()[: -len(self.plan.send)]
-        before = tuple(chain.from_iterable(entry.said for entry in held))
+        before = said_by(self.request.local.entries()[: -len(self.plan.send)])
         doubt = Doubt(
             forms_of(self.pairing.input(self.items)),
-            tuple(chain.from_iterable(entry.said for entry in self.plan.send)),
+            said_by(self.plan.send),
             end if self.plan.end is None else self.plan.end,
             before or known.unclaimed,
             self.reading.response_id,
@@ -335,7 +334,7 @@ class Turn:
             has_failed=has_failed(failure),
             is_missed=not _is_left(failure),
         )
-        self.hub.ledger.note(self.conversation_id, known._replace(doubt=doubt))
+        self.hub.ledger.note_doubt(self.conversation_id, doubt)
         return doubt
 
     def forget_doubt(self) -> None:

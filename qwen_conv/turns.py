@@ -28,7 +28,7 @@ from qwen_conv.errors import (
 from qwen_conv.flows import read
 from qwen_conv.hub import QwenConversations
 from qwen_conv.items import FunctionOutput, Item
-from qwen_conv.planning import begin_anew, make_plan, settle_again
+from qwen_conv.planning import begin_anew, make_plan, outlast
 from qwen_conv.responses import Delta
 from qwen_conv.settling import find_out, pause_after
 from qwen_conv.turn import Decision, Outcome, Turn, TurnRequest
@@ -180,15 +180,12 @@ async def unsent(api: Api, turn: Turn) -> bool:
             _recover(turn)
         case RequestRefusedError():
             await _mend(api, turn, failure)
-        case _:
-            runs_still = isinstance(failure, ConversationLockedError) and turn.lost
-            if runs_still and turn.conversation_id is not None:
-                # What holds the conversation may be the turn that was lost.
-                api.hub.ledger.note_doubt(turn.conversation_id, runs_still)
-            await pause_after(api, turn, failure)
-            if runs_still:
-                await settle_again(api, turn)
+        case ConversationLockedError() if turn.lost is not None:
+            await outlast(api, turn, failure)
             return turn.response is None
+        case _:
+            await pause_after(api, turn, failure)
+            return True
     turn.tries -= 1  # it was not sent for nothing: what was learned need not be told again
     return True
 

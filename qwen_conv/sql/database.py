@@ -13,9 +13,6 @@ from sqlalchemy.pool import NullPool, QueuePool
 from qwen_conv.errors import RegistryError, UsageError
 from qwen_conv.sql.tables import prepare
 
-TRIES = 10
-"""How often a step is taken that others came in between; each time, one of them got on."""
-
 _BUSY = 30
 """Seconds to wait for another process that writes to the same SQLite file."""
 

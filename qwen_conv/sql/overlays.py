@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from qwen_conv.sql.conditions import among, of_conversation
-from qwen_conv.sql.database import TRIES, Database
-from qwen_conv.sql.tables import OVERLAYS
+from qwen_conv.sql.database import Database
+from qwen_conv.sql.tables import OVERLAYS, TRIES
 
 
 class SqlOverlays(Database):

@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from qwen_conv.errors import SessionElsewhereError, UsageError
 from qwen_conv.registry import Row, Session
 from qwen_conv.sql.conditions import all_of, key_of
-from qwen_conv.sql.database import TRIES, Database
+from qwen_conv.sql.database import Database
 from qwen_conv.sql.outbox import adopt_messages
-from qwen_conv.sql.tables import SESSIONS
+from qwen_conv.sql.tables import SESSIONS, TRIES
 from qwen_conv.sql.traces import adopt_former, note_former
 
 

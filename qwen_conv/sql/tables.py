@@ -93,8 +93,8 @@ LEASES = sa.Table(  # no row is ever deleted: its token must not begin anew
     sa.Column("next_until", sa.Double),
 )
 
-_TRIES = 10
-"""How often what is missing is created; each time, another process got on with it."""
+TRIES = 10
+"""How often a step is taken that others came in between; each time, one of them got on."""
 
 
 def prepare(engine: sa.Engine, name: str) -> None:
@@ -103,7 +103,7 @@ def prepare(engine: sa.Engine, name: str) -> None:
     Raises:
         RegistryError: They are of a newer version; then nothing is created.
     """
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(TRIES)):
         with engine.begin() as db:
             version, complete = _version(db), _complete(db)
         if version is not None and version > SCHEMA_VERSION:
