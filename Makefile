@@ -11,7 +11,7 @@ PLUGINS := -p no:codspeed -o asyncio_default_fixture_loop_scope=function -o asyn
 	-W ignore::pytest_benchmark.logger.PytestBenchmarkWarning
 # What reaches the SDK in ways of its own; the rest is the same with every generation of it.
 REACHING := cassettes standard hub flows responses other_servers packaging chat_model_answers \
-	llama_llm_failures llama_llm_structured turns_once
+	llama_llm_failures llama_llm_structured turns_once streams_once
 
 .PHONY: demo test lint types chaos bench record record-offline record-standard clean
 

@@ -4,8 +4,8 @@ import pytest
 from conftest import MODEL, Take, another_process, asked, eventually, invoke, said, stream
 from langchain_core.messages import AIMessage, HumanMessage
 from lossy import lost, never_ran, put_off, relayed
+from talks import TURN, echo, failing_late
 from test_chat_history_patterns import CONFIG, TAILS, asks, vendor, with_history
-from test_turns_once import TURN, echo, failing_late
 
 from langchain_qwen_conv import ChatQwenConv, QwenConvChatMessageHistory
 from qwen_conv import errors
@@ -28,6 +28,14 @@ class Run:
         answer = take(self.chain, asks(self.mode, question), CONFIG)
         return getattr(answer, "text", answer)
 
+    def lose(self, take, question):
+        """Asks, and nobody knows what became of it; what is returned carries it out."""
+        waiting = []
+        self.relay.faults = [put_off(waiting)]
+        with pytest.raises(errors.UndecidedError):
+            self.ask(take, question)
+        return waiting.pop()
+
     @property
     def holds(self):
         return said(self.server, self.id)[1:]
@@ -36,9 +44,8 @@ class Run:
     def shown(self):
         """What a new history shows."""
         found = QwenConvChatMessageHistory("alice", conversations=self.hub).messages
-        return [f"{'user' if one.type == 'human' else 'assistant'}: {one.text}" for one in found][
-            1:
-        ]
+        roles = {"human": "user", "ai": "assistant"}
+        return [f"{roles[one.type]}: {one.text}" for one in found][1:]
 
 
 def turn(question):
@@ -49,7 +56,6 @@ def turn(question):
 def relay(server):
     server.script = echo
     with relayed(server.base_url) as relay:
-        relay.server_behind = server
         yield relay
 
 
@@ -67,11 +73,7 @@ def is_once(run, take, question):
 
 
 def test_what_was_stored_before_it_is_asked_again_is_its_answer(take: Take, run):
-    waiting = []
-    run.relay.faults = [put_off(waiting)]
-    with pytest.raises(errors.UndecidedError):
-        run.ask(take, "one")
-    waiting.pop()()
+    run.lose(take, "one")()
     assert run.shown == turn("one")
     run.server.requests.clear()
     assert run.ask(take, "one") == "You said: one"
@@ -108,11 +110,11 @@ def test_a_chain_is_retried_as_a_whole(run):
 
 @pytest.mark.parametrize("take", ["stream", "astream"], indirect=True)
 @pytest.mark.parametrize("is_shown", [True, False])
-def test_a_question_that_a_failing_stream_left_is_answered(take: Take, relay, is_shown):
+def test_a_question_that_a_failing_stream_left_is_answered(take: Take, is_shown):
     answers = iter([Fail("out of order", "InternalError", 500), Say("fine"), Say("so am I")])
     waiting = []
-    with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
-        relay.behind = server.base_url.split("/")[2]
+    server = OfflineServer(lambda *_: next(answers), failed_turn="input_stored")
+    with server, relayed(server.base_url) as relay:
         run = Run(server, relay, settle_timeout=30.0, max_retries=0)
         relay.faults = [failing_late(waiting, "InternalError")]
         with pytest.raises(errors.ServiceFailedError):
@@ -133,21 +135,13 @@ def test_a_question_that_a_failing_stream_left_is_answered(take: Take, relay, is
 
 
 def test_who_goes_on_after_a_turn_that_was_stored_late_finds_it_in_the_history(take: Take, run):
-    waiting = []
-    run.relay.faults = [put_off(waiting)]
-    with pytest.raises(errors.UndecidedError):
-        run.ask(take, "one")
-    waiting.pop()()
+    run.lose(take, "one")()
     assert run.ask(take, "two") == "You said: two"
     assert run.holds == run.shown == turn("one") + turn("two")
 
 
 def test_who_was_told_that_it_is_answered_and_says_the_same_is_answered_anew(take: Take, run):
-    waiting = []
-    run.relay.faults = [put_off(waiting)]
-    with pytest.raises(errors.UndecidedError):
-        run.ask(take, "yes")
-    waiting.pop()()
+    run.lose(take, "yes")()
     assert run.hub.settle(run.id) == "answered"
     assert run.ask(take, "yes") == "You said: yes"
     assert run.holds == run.shown == turn("yes") * 2
@@ -171,8 +165,8 @@ def test_a_lost_answer_is_found_within_the_run(take: Take, run):
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
-def test_what_another_model_answered_instead_is_no_lost_turn(take: Take, relay, is_stored):
-    run = Run(relay.server_behind, relay)
+def test_what_another_model_answered_instead_is_no_lost_turn(take: Take, server, relay, is_stored):
+    run = Run(server, relay)
     ours = ChatQwenConv(model=MODEL, conversations=run.hub)
     run.chain = with_history(lambda _ours: ours.with_fallbacks([vendor()]), "prompt", run.hub)
     waiting = []
@@ -212,13 +206,9 @@ def test_what_is_added_after_a_reading_in_doubt_is_written(take: Take, run):
 
 
 @pytest.mark.parametrize("name", ["ours, changed", "ours, then a vendor's"])
-def test_what_a_chain_makes_of_a_found_answer_is_held_once(relay, name):
-    run = Run(relay.server_behind, relay, name)
-    waiting = []
-    relay.faults = [put_off(waiting)]
-    with pytest.raises(errors.UndecidedError):
-        run.ask(invoke, "one")
-    waiting.pop()()
+def test_what_a_chain_makes_of_a_found_answer_is_held_once(server, relay, name):
+    run = Run(server, relay, name)
+    run.lose(invoke, "one")()
     made = run.ask(invoke, "one")
     assert made != "You said: one"
     assert run.holds == run.shown == ["user: one", f"assistant: {made}"]

@@ -7,96 +7,33 @@ import pytest
 from conftest import (
     MODEL,
     Take,
-    ainvoke,
     always,
     another_process,
     asked,
-    astream,
     eventually,
     invoke,
     nobody,
     said,
-    stream,
 )
 from langchain_core.exceptions import ModelError
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from llama_llm import CREATED, EVENTS, delta, framed
-from llama_llm import WAYS as LLAMA_WAYS
-from lossy import Answer, cut, failed_after, late, lost, never_ran, put_off, refused, relayed
+from lossy import cut, failed_after, late, lost, never_ran, put_off, refused, relayed
+from talks import (
+    LOOK,
+    TURN,
+    Talk,
+    echo,
+    relay,
+    stored_after_a_look,
+    talk,
+)
 
 from langchain_qwen_conv import ChatQwenConv
-from llamaindex_qwen_conv import QwenConv
 from qwen_conv import QwenConversations, errors, flows
 from qwen_conv.items import Message
 from qwen_conv.offline import CallTool, Fail, OfflineServer, Say
 from qwen_conv.registry import SqlRegistry
-
-LOOK, TURN = "GET /conversations/*/items", "POST /responses"
-TAKES = {"invoke": invoke, "stream": stream, "ainvoke": ainvoke, "astream": astream}
-WAYS = {
-    **{f"langchain {name}": ("langchain", way) for name, way in TAKES.items()},
-    **{f"llamaindex {name}": ("llamaindex", way) for name, way in LLAMA_WAYS.items()},
-}
-FOUR = ("langchain invoke", "langchain astream", "llamaindex achat", "llamaindex stream_chat")
-STREAMING = [name for name in WAYS if "stream" in name]
-
-
-class Talk:
-    """A conversation, and a model that takes turns on it across a relay."""
-
-    def __init__(self, way: str, server: OfflineServer, relay, **settings) -> None:
-        self.server, self.relay = server, relay
-        settings.setdefault("settle_timeout", 0.0)
-        self.hub = QwenConversations(api_key="any", base_url=relay.base_url, **settings)
-        self.id = self.hub.run(flows.create).id
-        self._framework, self._ask = WAYS[way]
-        self._sort = ChatQwenConv if self._framework == "langchain" else QwenConv
-        self.model = self.another(self.hub)
-        server.requests.clear()
-
-    def another(self, hub):
-        return self._sort(model=MODEL, conversations=hub, conversation_id=self.id)
-
-    def ask(self, question: str, **kwargs) -> str:
-        """The answer's text."""
-        answer = self._ask(self.model, question, **kwargs)
-        return answer.text if self._framework == "langchain" else answer.message.content
-
-    @property
-    def holds(self) -> list[str]:
-        return said(self.server, self.id)
-
-    def turn(self, question: str) -> list[str]:
-        """What a turn leaves that asks this."""
-        return [f"user: {question}", f"assistant: You said: {question}"]
-
-    @property
-    def asked(self) -> list[str]:
-        return asked(self.server)
-
-
-@pytest.fixture
-def relay(server):
-    with relayed(server.base_url) as relay:
-        yield relay
-
-
-@pytest.fixture(params=FOUR)
-def talk(request, server, relay):
-    server.script = echo
-    return Talk(request.param, server, relay)
-
-
-@pytest.fixture(params=STREAMING)
-def streamed(request, server, relay):
-    server.script = echo
-    return Talk(request.param, server, relay)
-
-
-def echo(context, _request):
-    return f"You said: {context[-1]['content'][0]['text']}"
-
 
 # --- Certainly not carried out ------------------------------------------------------------------
 
@@ -191,17 +128,6 @@ def test_a_turn_that_is_stored_just_after_it_was_said_to_have_failed_is_not_sent
     assert talk.ask("one") == "You said: one"
     assert talk.asked.count(TURN) == 1
     assert talk.holds == talk.turn("one")
-
-
-def stored_after_a_look(waiting):
-    """Has what waits be carried out once a look has found nothing."""
-
-    def is_lost(method, _path):
-        if method == "GET" and waiting:
-            waiting.pop()()
-        return False
-
-    return is_lost
 
 
 def test_what_is_stored_late_is_waited_for(talk, relay):
@@ -467,11 +393,9 @@ def test_a_question_is_answered_though_a_call_before_it_was_given_no_result(take
 
 
 def test_what_bars_the_next_turn_may_be_the_one_that_was_lost(talk, relay):
-    locked, waiting = refused(400, "conversation_locked", retry_after="0"), []
+    locked = refused(400, "conversation_locked", retry_after="0")
     talk.ask("zero")
-    relay.faults = [put_off(waiting)]
-    with pytest.raises(errors.UndecidedError):
-        talk.ask("one")
+    waiting = [talk.lose("one")]
     relay.faults = [locked] * 3 * 2
     with pytest.raises(errors.ConversationLockedError):
         talk.ask("one", max_retries=1)
@@ -489,114 +413,15 @@ def test_what_bars_the_next_turn_may_be_the_one_that_was_lost(talk, relay):
 
 
 def test_a_lost_turn_that_barred_another_one_is_found_when_it_has_ended(talk, relay):
-    locked, waiting = refused(400, "conversation_locked", retry_after="0"), []
     talk.ask("zero")
-    relay.faults = [put_off(waiting)]
-    with pytest.raises(errors.UndecidedError):
-        talk.ask("one")
-    relay.faults = [locked]
+    ends = talk.lose("one")
+    relay.faults = [refused(400, "conversation_locked", retry_after="0")]
     with pytest.raises(errors.ConversationLockedError):
         talk.ask("one", max_retries=0)
     relay.faults.clear()
-    waiting.pop()()
+    ends()
     assert talk.ask("one") == "You said: one"
     assert talk.holds == talk.turn("zero") + talk.turn("one")
-
-
-# --- Streams ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("events", [0, 1, 4, 7])
-def test_a_stream_that_is_cut_goes_on_with_what_is_found(streamed, relay, events):
-    relay.faults = [cut(events)]
-    assert streamed.ask("one two three") == "You said: one two three"
-    assert streamed.asked.count(TURN) == 1
-    assert streamed.holds == streamed.turn("one two three")
-
-
-def test_a_found_answer_tells_what_it_cost_where_its_response_is_stored(server, relay):
-    for fault, told in ((cut(3), True), (lost, False)):
-        talk = Talk("langchain stream", server, relay)
-        relay.faults = [fault]
-        answer = stream(talk.model, "one")
-        assert (answer.usage_metadata is not None) is told
-        assert "found in the conversation" in answer.response_metadata["reason"]
-
-
-def test_a_stream_that_was_cut_and_is_not_stored_tells_what_had_come(streamed, relay):
-    events = Answer(200, EVENTS, b"".join(map(framed, [CREATED, delta("You "), delta("said")])))
-    relay.faults = [lambda request: request.answer(events)]
-    with pytest.raises(errors.UndecidedError, match="8 characters") as raised:
-        streamed.ask("one")
-    assert (raised.value.received, raised.value.response_id) == ("You said", "r1")
-    assert streamed.ask("one") == "You said: one"
-    assert streamed.holds == streamed.turn("one")
-
-
-def failing(code, message="sorry"):
-    """The answer of a stream that begins and fails."""
-    error = {"code": code, "message": message}
-    failed = {"type": "response.failed", "response": {"id": "r1", "error": error}}
-    return Answer(200, EVENTS, framed(CREATED, failed))
-
-
-def failing_late(waiting, code):
-    """A stream that begins and fails; what is put on the list then stores what was asked."""
-
-    def fault(request):
-        waiting.append(request.carry_out)
-        request.answer(failing(code))
-
-    return fault
-
-
-@pytest.mark.parametrize("take", ["stream", "astream"], indirect=True)
-def test_a_refusal_is_mended_though_the_stream_had_begun(take: Take, server, relay):
-    @tool
-    def weather(place: str) -> str:
-        """Tells the weather."""
-        return "sunny"
-
-    answers = iter([CallTool("weather", {}, "c1"), "fine"])
-    server.script, relay.clock = lambda *_: next(answers), server.clock
-    chat = ChatQwenConv(model=MODEL, conversations=another_process(relay), session_id="alice")
-    take(chat.bind_tools([weather]), "weather?")
-    refusal = failing("InvalidParameter", "No tool output found for function call c1.")
-    relay.faults = [lambda request: request.answer(refusal)]
-    assert take(chat, "never mind").text == "fine"
-
-
-@pytest.fixture
-def streaming(request, relay):
-    """What streams on a server that stores what it was asked a while after it has failed."""
-    answers = iter([Fail("out of order", "InternalError", 500), Say("fine"), Say("fine, too")])
-    with OfflineServer(lambda *_: next(answers), failed_turn="input_stored") as server:
-        relay.behind = server.base_url.split("/")[2]
-        yield Talk(request.param, server, relay, settle_timeout=30.0)
-
-
-@pytest.mark.parametrize("streaming", STREAMING, indirect=True)
-def test_what_a_stream_that_failed_was_asked_may_be_stored_later(streaming, relay):
-    waiting = []
-    relay.faults = [failing_late(waiting, "InternalError")]
-    relay.loses = stored_after_a_look(waiting)
-    assert streaming.ask("one") == "fine"
-    assert streaming.ask("two") == "fine, too"
-    assert streaming.holds == ["user: one", "assistant: fine", "user: two", "assistant: fine, too"]
-
-
-@pytest.mark.parametrize("streaming", STREAMING, indirect=True)
-@pytest.mark.parametrize("code", ["InternalError", "InvalidParameter"])
-def test_what_it_was_asked_is_found_by_the_next_turn_where_it_is_not_sent_again(
-    streaming, relay, code
-):
-    waiting = []
-    relay.faults = [failing_late(waiting, code)]
-    with pytest.raises(errors.ServiceError, match="sorry"):
-        streaming.ask("one", max_retries=0)
-    relay.sees = lambda request: request.is_list and [waiting.pop()() for _ in waiting[:]]
-    assert streaming.ask("one") == "fine"
-    assert streaming.holds == ["user: one", "assistant: fine"]
 
 
 # --- Neighbours ---------------------------------------------------------------------------------
